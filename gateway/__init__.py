@@ -1,0 +1,1 @@
+"""The hospital side: DICOM services, the record of studies and work, the admin page."""

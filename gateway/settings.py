@@ -1,0 +1,198 @@
+"""Settings of the gateway, one frozen class for each concern, read from ``LENTIGO_*`` variables.
+
+They are built once, at the start of a process, and passed on; nothing reads the environment later.
+``reject_unknown_environment`` catches a misspelt variable, which pydantic-settings would ignore.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gateway.errors import SettingsError
+
+PREFIX = "LENTIGO_"
+
+# Read by workers and by the command, not by a class in this module.
+_READ_ELSEWHERE = ("LENTIGO_TRITON_", "LENTIGO_WORKER_", "LENTIGO_SUPERVISED", "LENTIGO_TEST_")
+
+
+def _config(prefix: str) -> SettingsConfigDict:
+    return SettingsConfigDict(
+        env_prefix=prefix, frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+
+def default_home() -> Path:
+    """Return the folder used when neither ``--home`` nor ``LENTIGO_HOME`` is given."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "lentigo"
+
+
+class StoreSettings(BaseSettings):
+    """Where the record and the files live."""
+
+    model_config = _config(PREFIX)
+
+    home: Path = Field(default_factory=default_home)
+    """Folder of everything Lentigo keeps."""
+    database_url: str = ""
+    """SQLAlchemy URL of the record; empty for SQLite in the home folder."""
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().resolve()
+
+    @property
+    def record_url(self) -> str:
+        """The SQLAlchemy URL in use."""
+        return self.database_url or f"sqlite:///{self.home / 'record.sqlite3'}"
+
+    @property
+    def spool_folder(self) -> Path:
+        """Received instances."""
+        return self.home / "spool"
+
+    @property
+    def results_folder(self) -> Path:
+        """Result objects, one folder for each study."""
+        return self.home / "results"
+
+    @property
+    def run_folder(self) -> Path:
+        """Process ids and sockets of the running services."""
+        return self.home / "run"
+
+    @property
+    def log_folder(self) -> Path:
+        """Logs of the services."""
+        return self.home / "logs"
+
+
+class ListenerSettings(BaseSettings):
+    """The DICOM listener."""
+
+    model_config = _config(PREFIX + "LISTENER_")
+
+    ae_title: str = Field(default="LENTIGO", min_length=1, max_length=16)
+    """Our application entity title (PS3.5 6.2, VR AE)."""
+    bind: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=11112, ge=0, le=65535)
+    """TCP port; 0 takes any free one."""
+    allow: str = ""
+    """Comma-separated peers ``AET@HOST``, ``AET@NETWORK`` or ``*@NETWORK``, beside loopback."""
+    require_called_ae_title: bool = False
+    """Reject associations that call another AE title than ours."""
+    max_associations: int = Field(default=64, ge=1)
+    """Associations served at a time; one more is rejected as a passing condition."""
+    network_timeout_s: float = Field(default=60.0, gt=0)
+    """Silence on an association after which it is aborted."""
+    reserve_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
+    """Free disk space under which instances are refused with A700."""
+
+    @property
+    def allow_entries(self) -> tuple[str, ...]:
+        """The entries of ``allow``, stripped, without empty ones."""
+        return tuple(entry.strip() for entry in self.allow.split(",") if entry.strip())
+
+
+class CompletenessSettings(BaseSettings):
+    """When a study is complete, and how work is handed out."""
+
+    model_config = _config(PREFIX + "COMPLETENESS_")
+
+    quiet_window_s: float = Field(default=2.0, gt=0)
+    """Seconds without a new instance after which a study closes."""
+    slide_quiet_window_s: float = Field(default=20.0, gt=0)
+    """The same for studies that hold whole-slide images."""
+    sweep_interval_s: float = Field(default=0.25, gt=0)
+    """Seconds between two looks of the sweeper."""
+    hint_interval_s: float = Field(default=10.0, gt=0)
+    """Seconds after which unclaimed work is announced to the broker again."""
+
+
+class BrokerSettings(BaseSettings):
+    """The Redis that carries hints."""
+
+    model_config = _config(PREFIX + "BROKER_")
+
+    url: str = "redis://127.0.0.1:6379/0"
+    """Celery broker URL."""
+
+
+class DeliverySettings(BaseSettings):
+    """Where results go."""
+
+    model_config = _config(PREFIX + "DELIVERY_")
+
+    destination: str = ""
+    """``AET@HOST:PORT`` of the PACS; empty keeps results in the results folder only."""
+    calling_ae_title: str = Field(default="LENTIGO", min_length=1, max_length=16)
+    """The AE title we call with."""
+    timeout_s: float = Field(default=30.0, gt=0)
+    """Network and DIMSE timeout of one delivery."""
+    max_backoff_s: float = Field(default=60.0, gt=0)
+    """Longest pause between two attempts."""
+    confirm: str = Field(default="auto", pattern="^(auto|require)$")
+    """``auto``: confirm by C-FIND where the destination offers it, else by its C-STORE answer;
+    ``require``: never complete without a C-FIND."""
+
+
+class DashboardSettings(BaseSettings):
+    """The admin page."""
+
+    model_config = _config(PREFIX + "DASHBOARD_")
+
+    bind: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = Field(default=8042, ge=0, le=65535)
+    """TCP port."""
+    session_hours: float = Field(default=12.0, gt=0)
+    """How long a login lasts."""
+    initial_password: SecretStr | None = None
+    """One-time password of the first account; made at random when absent."""
+
+
+ALL_SETTINGS: tuple[type[BaseSettings], ...] = (
+    StoreSettings,
+    ListenerSettings,
+    CompletenessSettings,
+    BrokerSettings,
+    DeliverySettings,
+    DashboardSettings,
+)
+
+
+def known_variables(classes: Iterable[type[BaseSettings]] = ALL_SETTINGS) -> set[str]:
+    """Return every environment variable that the classes read, in upper case."""
+    return {
+        f"{cls.model_config.get('env_prefix', '')}{name}".upper()
+        for cls in classes
+        for name in cls.model_fields
+    }
+
+
+def reject_unknown_environment(environment: Mapping[str, str]) -> None:
+    """Refuse a ``LENTIGO_*`` variable that nothing reads.
+
+    Raises
+    ------
+    SettingsError
+        A variable is misspelt; the message names it and the ones that exist.
+    """
+    known = known_variables()
+    for name in sorted(environment):
+        if (
+            name.upper().startswith(PREFIX)
+            and name.upper() not in known
+            and not name.upper().startswith(_READ_ELSEWHERE)
+        ):
+            raise SettingsError(
+                f"unknown environment variable {name}; known are {', '.join(sorted(known))}"
+            )

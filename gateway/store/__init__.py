@@ -1,0 +1,1 @@
+"""The record: studies, instances, generations, work items, results and deliveries."""

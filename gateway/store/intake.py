@@ -1,0 +1,305 @@
+"""The receiving half of the record: instances, refusals, generations of studies."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+
+from gateway.part10 import InstanceHeader
+from gateway.ports import AssociationInfo, Registration
+from gateway.settings import CompletenessSettings
+from gateway.spool import StoredFile
+from gateway.store import states
+from gateway.store.engine import Clock, reading, utc_now, writing
+from gateway.store.tables import (
+    Generation,
+    Identity,
+    Instance,
+    Refusal,
+    ResultObject,
+    Study,
+)
+
+# Every result we write carries these (reports.provenance); the gateway must not import reports.
+OWN_MANUFACTURER = "Lentigo"
+
+SLIDE_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
+
+_RACE_ATTEMPTS = 5
+
+_IDENTITY_FIELDS = (
+    "patient_id",
+    "issuer_of_patient_id",
+    "patient_name",
+    "patient_birth_date",
+    "patient_sex",
+    "accession_number",
+    "study_date",
+    "study_description",
+)
+
+
+class Intake:
+    """Writes what arrives; implements ``gateway.ports.InstanceRecord``.
+
+    Every method is one transaction: it is committed when it returns, and nothing was written when
+    it raises ``RecordUnavailable``.
+    """
+
+    def __init__(
+        self, engine: Engine, completeness: CompletenessSettings, clock: Clock = utc_now
+    ) -> None:
+        self._engine = engine
+        self._completeness = completeness
+        self._clock = clock
+
+    def register_instance(
+        self, *, header: InstanceHeader, stored: StoredFile, association: AssociationInfo
+    ) -> Registration:
+        """Commit one received instance.
+
+        Notes
+        -----
+        Two associations that send the same instance at once race for the unique key; the loser
+        looks again and finds a duplicate.
+        """
+        for _ in range(_RACE_ATTEMPTS - 1):
+            try:
+                return self._register(header, stored, association)
+            except IntegrityError:
+                continue
+        return self._register(header, stored, association)
+
+    def _register(
+        self, header: InstanceHeader, stored: StoredFile, association: AssociationInfo
+    ) -> Registration:
+        now = self._clock()
+        with writing(self._engine) as connection:
+            known = connection.execute(
+                select(Instance.sha256, Instance.disposition).where(
+                    Instance.sop_instance_uid == header.sop_instance_uid
+                )
+            ).all()
+            if any(row.sha256 == stored.sha256 for row in known):
+                return Registration.DUPLICATE
+            study_id = self._study(connection, header, now)
+            registration, reason = Registration.NEW, ""
+            if self._is_own_result(connection, header):
+                registration = Registration.OWN_RESULT
+            elif known:
+                registration = Registration.CONFLICT
+                reason = "the SOP Instance UID was received before with other bytes"
+            generation_id = None
+            if registration is Registration.NEW:
+                generation_id = self._open_generation(connection, study_id, header, now)
+            connection.execute(
+                insert(Instance).values(
+                    study_id=study_id,
+                    generation_id=generation_id,
+                    sop_instance_uid=header.sop_instance_uid,
+                    sop_class_uid=header.sop_class_uid,
+                    series_instance_uid=header.series_instance_uid,
+                    transfer_syntax_uid=header.transfer_syntax_uid,
+                    modality=header.modality[:16],
+                    sha256=stored.sha256,
+                    size_bytes=stored.size_bytes,
+                    path=str(stored.relative_path),
+                    disposition={
+                        Registration.NEW: "accepted",
+                        Registration.CONFLICT: "quarantined",
+                        Registration.OWN_RESULT: "own_result",
+                    }[registration],
+                    reason=reason,
+                    calling_ae_title=association.calling_ae_title,
+                    association_id=association.association_id,
+                    received_at=now,
+                )
+            )
+            if registration is Registration.CONFLICT:
+                states.note(
+                    connection,
+                    now,
+                    "instance.conflict",
+                    study_id=study_id,
+                    level="alarm",
+                    reason=reason,
+                )
+            elif registration is Registration.OWN_RESULT:
+                states.note(connection, now, "instance.own_result", study_id=study_id)
+            states.refresh_study(connection, study_id, now)
+        return registration
+
+    def _is_own_result(self, connection: Connection, header: InstanceHeader) -> bool:
+        if header.manufacturer == header.manufacturer_model_name == OWN_MANUFACTURER:
+            return True
+        found = connection.execute(
+            select(ResultObject.id).where(ResultObject.sop_instance_uid == header.sop_instance_uid)
+        ).first()
+        return found is not None
+
+    def _study(self, connection: Connection, header: InstanceHeader, now: dt.datetime) -> int:
+        found = connection.execute(
+            select(Study.id).where(Study.study_instance_uid == header.study_instance_uid)
+        ).scalar()
+        if found is not None:
+            connection.execute(update(Study).where(Study.id == found).values(last_received_at=now))
+            return int(found)
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        created = connection.execute(
+            dialect.insert(Study)
+            .values(
+                study_instance_uid=header.study_instance_uid,
+                state=states.RECEIVED,
+                reason="",
+                first_received_at=now,
+                last_received_at=now,
+                state_changed_at=now,
+            )
+            .on_conflict_do_update(
+                index_elements=[Study.study_instance_uid], set_={"last_received_at": now}
+            )
+            .returning(Study.id)
+        ).scalar_one()
+        connection.execute(
+            dialect.insert(Identity)
+            .values(study_id=created, **{name: getattr(header, name) for name in _IDENTITY_FIELDS})
+            .on_conflict_do_nothing()
+        )
+        return int(created)
+
+    def _open_generation(
+        self, connection: Connection, study_id: int, header: InstanceHeader, now: dt.datetime
+    ) -> int:
+        """Return the receiving generation of a study, opening the next one when none is."""
+        is_slide = header.sop_class_uid == SLIDE_SOP_CLASS
+        window_s = (
+            self._completeness.slide_quiet_window_s
+            if is_slide
+            else self._completeness.quiet_window_s
+        )
+        closes_at = now + dt.timedelta(seconds=window_s)
+        newest = connection.execute(
+            select(Generation.id, Generation.number, Generation.state, Generation.closes_at)
+            .where(Generation.study_id == study_id)
+            .order_by(Generation.number.desc())
+            .limit(1)
+            .with_for_update(key_share=True)
+        ).first()
+        if newest is not None and newest.state == states.RECEIVING:
+            connection.execute(
+                update(Generation)
+                .where(Generation.id == newest.id)
+                .values(last_instance_at=now, closes_at=max(closes_at, newest.closes_at))
+            )
+            return int(newest.id)
+        number = newest.number + 1 if newest is not None else 1
+        created = connection.execute(
+            insert(Generation)
+            .values(
+                study_id=study_id,
+                number=number,
+                state=states.RECEIVING,
+                opened_at=now,
+                last_instance_at=now,
+                closes_at=closes_at,
+                reason="",
+                attempts=0,
+            )
+            .returning(Generation.id)
+        ).scalar_one()
+        states.note(connection, now, "generation.opened", study_id=study_id, generation=number)
+        return int(created)
+
+    def register_refusal(
+        self,
+        *,
+        association: AssociationInfo,
+        status: int,
+        reason: str,
+        stored: StoredFile | None,
+        header: InstanceHeader | None,
+    ) -> None:
+        """Note an instance that was not accepted, with the DIMSE status answered."""
+        now = self._clock()
+        with writing(self._engine) as connection:
+            study_id = None
+            if header is not None and 0 < len(header.study_instance_uid) <= 64:
+                study_id = self._study(connection, header, now)
+            connection.execute(
+                insert(Refusal).values(
+                    at=now,
+                    study_id=study_id,
+                    association_id=association.association_id,
+                    calling_ae_title=association.calling_ae_title,
+                    status=status,
+                    reason=reason,
+                    sop_class_uid=header.sop_class_uid[:64] if header else "",
+                    sop_instance_uid=header.sop_instance_uid[:64] if header else "",
+                    path=str(stored.relative_path) if stored else "",
+                )
+            )
+            states.note(
+                connection,
+                now,
+                "instance.refused",
+                study_id=study_id,
+                level="warning",
+                status=f"{status:04X}",
+                reason=reason,
+            )
+            if study_id is not None:
+                states.refresh_study(connection, study_id, now)
+
+    def register_association(self, association: AssociationInfo, *, outcome: str) -> None:
+        """Note how an association began or ended."""
+        now = self._clock()
+        with writing(self._engine) as connection:
+            states.note(
+                connection,
+                now,
+                f"association.{outcome}",
+                level="info" if outcome in {"accepted", "released"} else "warning",
+                calling_ae_title=association.calling_ae_title,
+                peer_address=association.peer_address,
+                association_id=association.association_id,
+            )
+
+    def close_due_generations(self) -> int:
+        """Close every generation whose quiet window has passed; return how many."""
+        now = self._clock()
+        with reading(self._engine) as connection:
+            due = connection.execute(
+                select(Generation.id, Generation.study_id).where(
+                    Generation.state == states.RECEIVING, Generation.closes_at <= now
+                )
+            ).all()
+        return sum(self._close(row.id, row.study_id, now) for row in due)
+
+    def _close(self, generation_id: int, study_id: int, now: dt.datetime) -> bool:
+        with writing(self._engine) as connection:
+            states.lock_study(connection, study_id)
+            closed = connection.execute(
+                update(Generation)
+                .where(
+                    Generation.id == generation_id,
+                    Generation.state == states.RECEIVING,
+                    # An instance may have come since we looked.
+                    Generation.closes_at <= now,
+                )
+                .values(state=states.CLOSED, closed_at=now, next_attempt_at=now)
+                .returning(Generation.study_id, Generation.number)
+            ).first()
+            if closed is None:
+                return False
+            states.note(
+                connection,
+                now,
+                "generation.closed",
+                study_id=closed.study_id,
+                generation=closed.number,
+            )
+            states.refresh_study(connection, closed.study_id, now)
+        return True

@@ -1,0 +1,66 @@
+"""The sweeper: closes studies that are quiet and announces work that nobody holds.
+
+It keeps nothing in memory, so it may be killed at any moment, and two may run at once: closing is
+a conditional update, and a hint that is sent twice finds the work taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from gateway.errors import RecordUnavailable
+from gateway.queue import BrokerUnavailable, Queue
+from gateway.settings import CompletenessSettings
+from gateway.store.intake import Intake
+from gateway.store.work import WorkLedger
+
+log = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Looks at the record again and again."""
+
+    def __init__(
+        self, intake: Intake, ledger: WorkLedger, queue: Queue, settings: CompletenessSettings
+    ) -> None:
+        self._intake = intake
+        self._ledger = ledger
+        self._queue = queue
+        self._settings = settings
+
+    def sweep(self) -> int:
+        """Look once; return how many pieces of work were announced.
+
+        Raises
+        ------
+        RecordUnavailable, BrokerUnavailable
+            Nothing is lost: the next look finds the same work.
+        """
+        self._intake.close_due_generations()
+        hints = self._ledger.due_hints(self._settings.hint_interval_s)
+        announced = []
+        try:
+            for hint in hints:
+                self._queue.announce(hint)
+                announced.append(hint)
+        finally:
+            if announced:
+                self._ledger.mark_hinted(announced, self._settings.hint_interval_s)
+        return len(announced)
+
+    def run(self, stop: threading.Event) -> None:
+        """Sweep until ``stop`` is set; outages are logged once and waited out."""
+        outage = ""
+        while not stop.is_set():
+            try:
+                self.sweep()
+            except (RecordUnavailable, BrokerUnavailable) as exc:
+                if outage != str(exc):
+                    log.warning("waiting: %s", exc, extra={"action": "sweeper.waiting"})
+                outage = str(exc)
+            else:
+                if outage:
+                    log.info("going on", extra={"action": "sweeper.resumed"})
+                outage = ""
+            stop.wait(self._settings.sweep_interval_s if not outage else 1.0)

@@ -1,0 +1,1 @@
+"""Arrays in, typed results out: networks, preprocessing, calibration, metrics."""

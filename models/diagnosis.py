@@ -1,0 +1,120 @@
+"""From the outputs of the diagnosis model to what is said of one image. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.calibration import calibrate
+from models.errors import OutputError
+from models.manifest import Manifest
+from models.results import ImageQuality, LabelProbability, LesionRegion
+from models.segmentation import find_lesion
+
+OUT_OF_DISTRIBUTION = "image unlike the images the model was trained on"
+NO_LESION = "no lesion could be outlined"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpretation:
+    """What is said of one image; its fields are those of ``ImageAssessment``."""
+
+    quality: ImageQuality
+    """The given quality, with a reason more when the image is out of distribution."""
+    differential: tuple[LabelProbability, ...] = ()
+    """All labels, most probable first; empty when not assessed."""
+    malignancy_prob: float | None = None
+    """Summed probability of the malignant labels; None when not assessed."""
+    is_suspicious: bool | None = None
+    """Malignancy at or above the operating point; None when not assessed."""
+    region: LesionRegion | None = None
+    """The lesion; None when not assessed or not found."""
+
+
+def interpret(
+    *,
+    logits: NDArray[np.floating],
+    lesion_prob: NDArray[np.uint8],
+    ood_score: float,
+    shape: tuple[int, int],
+    quality: ImageQuality,
+    manifest: Manifest,
+) -> Interpretation:
+    """Interpret the model's outputs for one image.
+
+    Parameters
+    ----------
+    logits
+        (C,) uncalibrated, in the order of ``manifest.labels``.
+    lesion_prob
+        (S, S) uint8, lesion probability times 255.
+    ood_score
+        Distance of the image to the training data.
+    shape
+        (H, W) of the source image in pixels.
+    quality
+        Verdict of ``assess_quality`` on the source image.
+    manifest
+        Manifest of the model that answered.
+
+    Returns
+    -------
+    Interpretation
+        Without a differential when the quality or the distance to the training data forbids one.
+
+    Raises
+    ------
+    OutputError
+        If an output has the wrong shape or type, or is not finite.
+    """
+    _check_outputs(logits, lesion_prob, ood_score, manifest)
+    if ood_score > manifest.ood_threshold:
+        reasons = (*quality.reasons, OUT_OF_DISTRIBUTION)
+        quality = ImageQuality(reasons=reasons, warnings=quality.warnings)
+    if not quality.is_assessable:
+        return Interpretation(quality=quality)
+    differential, malignancy = rank_labels(logits, manifest)
+    region = find_lesion(lesion_prob, shape, manifest.lesion_threshold)
+    if region is None:
+        quality = ImageQuality(warnings=(*quality.warnings, NO_LESION))
+    return Interpretation(
+        quality=quality,
+        differential=differential,
+        malignancy_prob=malignancy,
+        is_suspicious=malignancy >= manifest.operating_point,
+        region=region,
+    )
+
+
+def rank_labels(
+    logits: NDArray[np.floating], manifest: Manifest
+) -> tuple[tuple[LabelProbability, ...], float]:
+    """Calibrated differential, most probable first, and the summed malignant probability.
+
+    Labels of equal probability keep the manifest's order.
+    """
+    probabilities = calibrate(logits, manifest.temperature)
+    lines = [
+        LabelProbability(label=label, probability=float(probability))
+        for label, probability in zip(manifest.labels, probabilities, strict=True)
+    ]
+    malignancy = sum(x.probability for x in lines if x.label in manifest.malignant_labels)
+    lines.sort(key=lambda line: -line.probability)
+    return tuple(lines), min(malignancy, 1.0)
+
+
+def _check_outputs(
+    logits: NDArray[np.floating],
+    lesion_prob: NDArray[np.uint8],
+    ood_score: float,
+    manifest: Manifest,
+) -> None:
+    if logits.shape != (len(manifest.labels),):
+        raise OutputError(f"logits have shape {logits.shape}, not ({len(manifest.labels)},)")
+    size = manifest.input.size
+    if lesion_prob.shape != (size, size) or lesion_prob.dtype != np.uint8:
+        raise OutputError(f"the lesion map is {lesion_prob.shape} {lesion_prob.dtype}")
+    if not np.isfinite(logits).all() or not np.isfinite(ood_score):
+        raise OutputError("logits or out-of-distribution score are not finite")

@@ -1,0 +1,142 @@
+"""Figures by which the models are judged, with intervals that respect groups.
+
+scikit-learn's estimators are used where it has them; what is added is the choice of average,
+the handling of labels that are absent, and resampling by group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One number with its uncertainty."""
+
+    value: float
+    """Point estimate on the whole sample."""
+    low: float
+    """2.5th percentile of the bootstrap."""
+    high: float
+    """97.5th percentile of the bootstrap."""
+    n: int
+    """Images behind the number."""
+
+
+def _check_labels(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> None:
+    if labels.ndim != 1 or probabilities.ndim != 2 or len(labels) != len(probabilities):
+        raise ValueError(
+            f"labels {labels.shape} and probabilities {probabilities.shape} do not fit"
+        )
+    if len(labels) and not 0 <= labels.min() <= labels.max() < probabilities.shape[1]:
+        raise ValueError("a label lies outside the columns of the probabilities")
+
+
+def macro_auroc(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> float:
+    """Mean one-versus-rest area under the ROC curve over the labels that occur.
+
+    Parameters
+    ----------
+    labels
+        (B,) label numbers, 0-based.
+    probabilities
+        (B, C) scores; only their order within a column matters.
+
+    Returns
+    -------
+    float
+        In [0, 1]; nan when fewer than two labels occur.
+    """
+    _check_labels(labels, probabilities)
+    present = np.unique(labels)
+    if len(present) < 2:
+        return float("nan")
+    return float(
+        np.mean([roc_auc_score(labels == label, probabilities[:, label]) for label in present])
+    )
+
+
+def binary_auroc(is_positive: NDArray[np.bool_], scores: NDArray[np.floating]) -> float:
+    """Area under the ROC curve; nan when only one of the two occurs."""
+    if is_positive.all() or not is_positive.any():
+        return float("nan")
+    return float(roc_auc_score(is_positive, scores))
+
+
+def balanced_accuracy(labels: NDArray[np.int64], probabilities: NDArray[np.floating]) -> float:
+    """Mean recall of the most probable label over the labels that occur."""
+    _check_labels(labels, probabilities)
+    found = probabilities.argmax(axis=1)
+    return float(np.mean([np.mean(found[labels == label] == label) for label in np.unique(labels)]))
+
+
+def jaccard(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks; 1 when both are empty."""
+    if found.shape != truth.shape:
+        raise ValueError(f"masks of shapes {found.shape} and {truth.shape}")
+    union = np.count_nonzero(found | truth)
+    return np.count_nonzero(found & truth) / union if union else 1.0
+
+
+def dice(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Twice the intersection over the sum of two masks; 1 when both are empty."""
+    if found.shape != truth.shape:
+        raise ValueError(f"masks of shapes {found.shape} and {truth.shape}")
+    total = np.count_nonzero(found) + np.count_nonzero(truth)
+    return 2 * np.count_nonzero(found & truth) / total if total else 1.0
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.intp]], float],
+    groups: NDArray[np.str_] | list[str],
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> Figure:
+    """Value of a statistic with its 95 % percentile interval, resampling whole groups.
+
+    Images of one lesion or patient are not independent: groups are drawn with replacement, and
+    a group drawn twice brings its images twice.
+
+    Parameters
+    ----------
+    statistic
+        Takes the numbers of the images of a sample, returns a float; nan values are left out.
+    groups
+        (B,) group of each image.
+    replicates
+        Number of samples.
+    seed
+        Seed of the samples.
+
+    Returns
+    -------
+    Figure
+        The interval is nan when the statistic is undefined in more than half of the samples.
+
+    References
+    ----------
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 (percentile
+    interval) and 8 (resampling units).
+    """
+    _, numbers = np.unique(np.asarray(groups), return_inverse=True)
+    order = np.argsort(numbers, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(numbers))[:-1])
+    rng = np.random.default_rng(seed)
+    values = []
+    for _ in range(replicates):
+        drawn = rng.integers(0, len(members), len(members))
+        values.append(statistic(np.concatenate([members[i] for i in drawn])))
+    known = np.array([value for value in values if np.isfinite(value)])
+    low, high = float("nan"), float("nan")
+    if len(known) * 2 > replicates:
+        low, high = (float(v) for v in np.percentile(known, (2.5, 97.5)))
+    whole = np.arange(len(numbers))
+    return Figure(value=float(statistic(whole)), low=low, high=high, n=len(numbers))
+
+

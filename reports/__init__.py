@@ -1,0 +1,1 @@
+"""Result kinds as DICOM objects: SR, SEG and the visual fallback."""

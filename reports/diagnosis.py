@@ -1,0 +1,261 @@
+"""``DiagnosisResult`` as DICOM: one measurement report, and for each image a mask and a picture."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from models.results import DiagnosisResult, ImageAssessment, LabelProbability
+from reports import coding
+from reports.coding import Concept
+from reports.context import ReportContext, ReportObject
+from reports.errors import ResultError
+from reports.measurement_report import (
+    Evaluation,
+    Measurement,
+    MeasurementGroup,
+    measurement_report,
+)
+from reports.outline import Size, graphic_data, image_rectangle, lesion_sizes
+from reports.overview import Overview, draw_overview
+from reports.provenance import RESEARCH_USE, short_digest
+from reports.secondary_capture import secondary_capture
+from reports.segmentation import lesion_segmentation
+from reports.source import Source, select_sources
+from reports.tracking import Tracking, assign_tracking
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Image:
+    """One assessment with its source."""
+
+    number: int
+    assessment: ImageAssessment
+    source: Source
+    tracking: Tracking
+    sizes: tuple[Size, ...]
+
+    @property
+    def is_assessed(self) -> bool:
+        return bool(self.assessment.differential)
+
+
+def encode_diagnosis(result: DiagnosisResult, context: ReportContext) -> list[ReportObject]:
+    """All objects of a diagnosis: ``sr``, then ``seg-N`` and ``overview-N`` by image.
+
+    Raises
+    ------
+    ResultError
+        When the result has no image, names one twice, or holds a value out of range.
+    SourceError
+        When an image of the result is not among the sources, or does not fit its mask.
+    """
+    images = _images(result, context)
+    report = measurement_report(
+        [_group(image, result) for image in images],
+        summary=_summary(images),
+        model=result.model,
+        context=context,
+    )
+    objects = [ReportObject(role="sr", dataset=report)]
+    for image in images:
+        objects += _image_objects(image, result, context)
+    return objects
+
+
+def _image_objects(
+    image: _Image, result: DiagnosisResult, context: ReportContext
+) -> list[ReportObject]:
+    objects = []
+    if image.assessment.region is not None:
+        segmentation = lesion_segmentation(
+            image.assessment.region.mask,
+            source=image.source,
+            tracking=image.tracking,
+            index=image.number,
+            model=result.model,
+            context=context,
+        )
+        objects.append(ReportObject(role=f"seg-{image.number}", dataset=segmentation))
+    picture = draw_overview(
+        Overview(
+            pixels=image.source.image.pixels,
+            assessment=image.assessment,
+            result=result,
+            sizes=image.sizes,
+            number=image.number,
+        )
+    )
+    capture = secondary_capture(
+        picture, source=image.source, index=image.number, model=result.model, context=context
+    )
+    return [*objects, ReportObject(role=f"overview-{image.number}", dataset=capture)]
+
+
+def _images(result: DiagnosisResult, context: ReportContext) -> list[_Image]:
+    if not result.images:
+        raise ResultError("the result has no image")
+    uids = [assessment.sop_instance_uid for assessment in result.images]
+    if len(set(uids)) != len(uids):
+        raise ResultError("the result names an image twice")
+    sources = select_sources(context, uids)
+    numbered = zip(result.images, sources, assign_tracking(sources), strict=True)
+    images = []
+    for number, (assessment, source, tracking) in enumerate(numbered, start=1):
+        _check(assessment, source, number)
+        region = assessment.region
+        sizes = lesion_sizes(region, source.pixel_spacing_mm) if region is not None else ()
+        images.append(
+            _Image(
+                number=number,
+                assessment=assessment,
+                source=source,
+                tracking=tracking,
+                sizes=sizes,
+            )
+        )
+    return images
+
+
+def _check(assessment: ImageAssessment, source: Source, number: int) -> None:
+    """Refuse an assessment that contradicts itself or its source."""
+    values = [line.probability for line in assessment.differential]
+    if assessment.differential:
+        if assessment.malignancy_prob is None or assessment.is_suspicious is None:
+            raise ResultError(f"image {number} has a differential but no malignancy")
+        values.append(assessment.malignancy_prob)
+    elif assessment.malignancy_prob is not None or assessment.region is not None:
+        raise ResultError(f"image {number} was not assessed, but has a finding")
+    if not all(math.isfinite(value) and -1e-6 <= value <= 1 + 1e-6 for value in values):
+        raise ResultError(f"image {number} has a probability outside [0, 1]")
+    region, pixels = assessment.region, source.image.pixels
+    if region is not None and pixels is not None and region.mask.shape != pixels.shape[:2]:
+        raise ResultError(f"image {number}: mask {region.mask.shape}, pixels {pixels.shape}")
+
+
+def _summary(images: list[_Image]) -> Concept:
+    """CAD Processing and Findings Summary (CID 6047); a finding is a suspicious lesion."""
+    assessed = sum(image.is_assessed for image in images)
+    has_findings = any(image.assessment.is_suspicious for image in images)
+    if assessed == 0:
+        return coding.NONE_SUCCEEDED
+    if assessed == len(images):
+        return (
+            coding.ALL_SUCCEEDED_WITH_FINDINGS
+            if has_findings
+            else coding.ALL_SUCCEEDED_WITHOUT_FINDINGS
+        )
+    return (
+        coding.NOT_ALL_SUCCEEDED_WITH_FINDINGS
+        if has_findings
+        else coding.NOT_ALL_SUCCEEDED_WITHOUT_FINDINGS
+    )
+
+
+def _group(image: _Image, result: DiagnosisResult) -> MeasurementGroup:
+    region = image.assessment.region
+    shape = image.assessment.shape if all(image.assessment.shape) else image.source.shape
+    outline = graphic_data(region) if region is not None else image_rectangle(shape)
+    is_assessed = image.is_assessed
+    return MeasurementGroup(
+        source=image.source,
+        tracking=image.tracking,
+        region=outline,
+        finding=coding.LESION if is_assessed else None,
+        measurements=(_measurements(image, result) if is_assessed else _reasons(image.assessment)),
+        evaluations=(_evaluations(image.assessment, result) if is_assessed else _not_assessed()),
+        comments=_comments(image.assessment, result),
+        details=_details(image.assessment, result),
+    )
+
+
+def _measurements(image: _Image, result: DiagnosisResult) -> tuple[Measurement, ...]:
+    """Malignancy, then the differential, then sizes: a viewer shows only the first few."""
+    assessment = image.assessment
+    assert assessment.malignancy_prob is not None, "checked before"
+    malignancy = _percentage(coding.PROBABILITY_OF_CANCER, assessment.malignancy_prob)
+    differential = [
+        _percentage(
+            coding.probability_concept(line.label, result.labels.get(line.label, line.label)),
+            line.probability,
+        )
+        for line in _ranked(assessment)
+    ]
+    sizes = [Measurement(name=s.name, value=s.value, unit=s.unit) for s in image.sizes]
+    return (malignancy, *differential, *sizes)
+
+
+def _percentage(name: Concept, prob: float) -> Measurement:
+    return Measurement(name=name, value=100 * min(max(prob, 0.0), 1.0), unit=coding.PERCENT)
+
+
+def _ranked(assessment: ImageAssessment) -> list[LabelProbability]:
+    return sorted(assessment.differential, key=lambda line: -line.probability)
+
+
+def _reasons(assessment: ImageAssessment) -> tuple[Measurement, ...]:
+    """A region must hang on a measurement; without a probability, on the number of reasons."""
+    count = len(assessment.quality.reasons)
+    return (Measurement(name=coding.REASONS_AGAINST, value=count, unit=coding.REASONS_UNIT),)
+
+
+def _evaluations(assessment: ImageAssessment, result: DiagnosisResult) -> tuple[Evaluation, ...]:
+    """Diagnosis, risk level and suspicion.
+
+    The risk level follows the operating point alone, the one threshold that was validated: at or
+    above it High risk, below it Low risk.
+    """
+    top = _ranked(assessment)[0].label
+    diagnosis = coding.diagnosis_concept(top, result.labels.get(top, top))
+    is_suspicious = bool(assessment.is_suspicious)
+    return (
+        Evaluation(name=coding.ASSESSMENT_STATUS, value=coding.ASSESSED),
+        Evaluation(name=coding.MOST_LIKELY_DIAGNOSIS, value=diagnosis),
+        Evaluation(
+            name=coding.RISK_LEVEL, value=coding.HIGH_RISK if is_suspicious else coding.LOW_RISK
+        ),
+        Evaluation(name=coding.SUSPICIOUS, value=coding.YES if is_suspicious else coding.NO),
+    )
+
+
+def _not_assessed() -> tuple[Evaluation, ...]:
+    return (
+        Evaluation(name=coding.ASSESSMENT_STATUS, value=coding.NOT_ASSESSED),
+        Evaluation(name=coding.SUSPICIOUS, value=coding.UNDETERMINED),
+    )
+
+
+def _comments(assessment: ImageAssessment, result: DiagnosisResult) -> tuple[str, ...]:
+    """The lines that a viewer draws: the verdict, a warning if there is one, what it is not for."""
+    if not assessment.differential:
+        reasons = "; ".join(assessment.quality.reasons) or "no reason given"
+        return (f"AI: not assessed ({reasons})", RESEARCH_USE)
+    top = _ranked(assessment)[0].label
+    verdict = "suspicious" if assessment.is_suspicious else "not suspicious"
+    lines = [f"AI: {verdict}, most likely {result.labels.get(top, top)}"]
+    if assessment.quality.warnings:
+        lines.append("Image quality: " + "; ".join(assessment.quality.warnings))
+    return (*lines, RESEARCH_USE)
+
+
+def _details(assessment: ImageAssessment, result: DiagnosisResult) -> str:
+    model = result.model
+    identity = (
+        f"Model {model.name} {model.version}, weights {short_digest(model)}. "
+        f"Evidence: {model.evidence} Licence: {model.licence}. {RESEARCH_USE}"
+    )
+    if not assessment.differential:
+        reasons = "; ".join(assessment.quality.reasons) or "no reason given"
+        return f"Not assessed: {reasons}. No probability is given. {identity}"
+    top = _ranked(assessment)[0]
+    verdict = "Suspicious" if assessment.is_suspicious else "Not suspicious"
+    warnings = "; ".join(assessment.quality.warnings)
+    return (
+        f"{verdict} of malignancy. "
+        f"Most likely diagnosis: {result.labels.get(top.label, top.label)} "
+        f"({100 * top.probability:.1f} %). "
+        f"Suspicious from a malignancy of {100 * result.operating_point:.1f} % "
+        f"({result.operating_point_meaning}). "
+        + (f"Image quality: {warnings}. " if warnings else "")
+        + identity
+    )

@@ -1,0 +1,45 @@
+"""Result kinds to DICOM objects: the door of this folder.
+
+Pure: no file, socket, clock or random number. The same result and context give the same bytes. A
+new result kind is one encoder module and one line below.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from models.results import DiagnosisResult
+from reports.context import PredecessorReport, ReportContext, ReportObject, SourceImage
+from reports.diagnosis import encode_diagnosis
+from reports.errors import UnsupportedResultError
+
+__all__ = ["PredecessorReport", "ReportContext", "ReportObject", "SourceImage", "encode"]
+
+
+@singledispatch
+def encode(result: object, context: ReportContext) -> list[ReportObject]:
+    """All DICOM objects of a result.
+
+    Parameters
+    ----------
+    result
+        A result kind of ``models.results``.
+    context
+        Sources, time, installation, generation and predecessors.
+
+    Returns
+    -------
+        Objects with distinct roles and UIDs in the study of the sources, each with File Meta
+        Information, in Explicit VR Little Endian.
+
+    Raises
+    ------
+    UnsupportedResultError
+        When no encoder is registered for the type of ``result``.
+    ResultError, SourceError
+        When the result or a source cannot be written.
+    """
+    raise UnsupportedResultError(f"no encoder for {type(result).__name__}")
+
+
+encode.register(DiagnosisResult, encode_diagnosis)

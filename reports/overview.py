@@ -1,0 +1,294 @@
+"""The picture of a diagnosis: the image with the lesion's outline, and what the model says of it.
+
+Every viewer shows it, whatever it makes of SR and SEG. It holds no patient's attribute. The image
+lies at the left without any text, since viewers write into the top left corner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from models.results import DiagnosisResult, ImageAssessment
+from reports.outline import Size
+from reports.provenance import RESEARCH_USE, short_digest
+from reports.segmentation import LESION_COLOUR_RGB
+from reports.typography import drawable, fitted, font, width, wrapped
+
+IMAGE_BOX = (1200, 1280)
+"""Height and width of the image's part of the picture, in pixels."""
+PICTURE_SIZE = (1200, 1920)
+"""Height and width of the whole picture, in pixels."""
+
+_Colour = tuple[int, int, int]
+_BACKGROUND: _Colour = (13, 16, 20)
+_PANEL: _Colour = (22, 27, 34)
+_RULE: _Colour = (48, 56, 66)
+_TEXT: _Colour = (236, 240, 244)
+_MUTED: _Colour = (156, 166, 178)
+_TRACK: _Colour = (41, 48, 58)
+_BENIGN: _Colour = (92, 160, 214)  # blue and orange: told apart in all common colour blindness
+_MALIGNANT: _Colour = (240, 140, 60)
+_AMBER: _Colour = (250, 196, 80)
+_GREY: _Colour = (120, 130, 142)
+_CASING: _Colour = (10, 12, 14)
+
+_LEFT = IMAGE_BOX[1] + 48
+_RIGHT = PICTURE_SIZE[1] - 48
+_WIDTH = _RIGHT - _LEFT
+_FOOTER_Y = PICTURE_SIZE[0] - 92
+_MAX_BARS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """What one picture shows."""
+
+    pixels: NDArray[np.uint8] | None
+    """(H, W, 3) RGB of the source; None if it could not be decoded."""
+    assessment: ImageAssessment
+    result: DiagnosisResult
+    sizes: tuple[Size, ...]
+    """The lesion's sizes; empty without a lesion."""
+    number: int
+    """Number of the image in the result, 1-based."""
+
+
+def draw_overview(overview: Overview) -> NDArray[np.uint8]:
+    """The picture.
+
+    Returns
+    -------
+        (1200, 1920, 3) RGB, uint8; the same input gives the same bytes on one installation.
+    """
+    canvas = np.empty((*PICTURE_SIZE, 3), np.uint8)
+    canvas[:] = _BACKGROUND
+    canvas[:, IMAGE_BOX[1] :] = _PANEL
+    if overview.pixels is not None:
+        _place_image(canvas, overview.pixels, overview.assessment)
+    picture = Image.fromarray(canvas)
+    panel = _Panel(ImageDraw.Draw(picture))
+    if overview.pixels is None:
+        panel.centred("The image could not be decoded", IMAGE_BOX[1] // 2, IMAGE_BOX[0] // 2)
+    _draw_head(panel, overview)
+    if overview.assessment.differential:
+        _draw_assessment(panel, overview)
+    else:
+        _draw_reasons(panel, overview.assessment)
+    _draw_remarks(panel, overview.assessment)
+    _draw_foot(panel, overview.result)
+    return np.asarray(picture)
+
+
+def _place_image(
+    canvas: NDArray[np.uint8], pixels: NDArray[np.uint8], assessment: ImageAssessment
+) -> None:
+    rows, columns = pixels.shape[:2]
+    scale = min(IMAGE_BOX[0] / rows, IMAGE_BOX[1] / columns)
+    size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    resized = cv2.resize(pixels, size, interpolation=interpolation)
+    view = np.ascontiguousarray(resized, dtype=np.uint8)
+    top, left = (IMAGE_BOX[0] - size[1]) // 2, (IMAGE_BOX[1] - size[0]) // 2
+    if assessment.region is not None:
+        _draw_outline(view, assessment.region.outline, (size[1] / rows, size[0] / columns))
+    canvas[top : top + size[1], left : left + size[0]] = view
+
+
+def _draw_outline(
+    view: NDArray[np.uint8], outline: NDArray[np.float64], scale: tuple[float, float]
+) -> None:
+    """The outline in a dark casing, so that it is seen on any skin and any lesion."""
+    fraction_bits = 4
+    points = (np.asarray(outline) + 0.5) * scale - 0.5
+    ring = np.round(points[:, ::-1] * (1 << fraction_bits)).astype(np.int32)
+    for colour, thickness in ((_CASING, 6), (LESION_COLOUR_RGB, 3)):
+        cv2.polylines(
+            view, [ring], True, colour, thickness, lineType=cv2.LINE_AA, shift=fraction_bits
+        )
+
+
+class _Panel:
+    """The text column: a pen that moves down."""
+
+    def __init__(self, draw: ImageDraw.ImageDraw) -> None:
+        self.draw = draw
+        self.y = 52
+
+    def text(
+        self,
+        text: str,
+        size: int,
+        colour: _Colour = _TEXT,
+        *,
+        x: int = _LEFT,
+        right: bool = False,
+        weight: float = 0,
+    ) -> None:
+        """Write at the pen without moving it; ``right`` ends the text at ``x``."""
+        written = drawable(text)
+        start = x - width(written, size) if right else x
+        self.draw.text(
+            (start, self.y), written, colour, font(size), stroke_width=weight, anchor="la"
+        )
+
+    def paragraph(self, text: str, size: int, colour: _Colour, max_lines: int) -> None:
+        """Write wrapped lines and move below them."""
+        for line in wrapped(drawable(text), size, _WIDTH, max_lines):
+            self.text(line, size, colour)
+            self.y += round(size * 1.4)
+
+    def centred(self, text: str, x: int, y: int) -> None:
+        """Write around a point."""
+        self.draw.text((x, y), drawable(text), _MUTED, font(34), anchor="mm")
+
+    def bar(self, share: float, colour: _Colour, height: int, tick: float | None = None) -> None:
+        """Draw a horizontal bar over the whole width; ``share`` and ``tick`` are in [0, 1]."""
+        radius = height // 2
+        bottom = self.y + height
+        self.draw.rounded_rectangle((_LEFT, self.y, _RIGHT, bottom), radius, _TRACK)
+        end = _LEFT + max(height, round(_WIDTH * share))
+        self.draw.rounded_rectangle((_LEFT, self.y, end, bottom), radius, colour)
+        if tick is not None:
+            at = _LEFT + round(_WIDTH * tick)
+            self.draw.rectangle((at - 4, self.y - 8, at + 3, bottom + 8), _PANEL)
+            self.draw.rectangle((at - 2, self.y - 8, at + 1, bottom + 8), _TEXT)
+
+    def rule(self) -> None:
+        """Draw a separating line and move below it."""
+        self.draw.line((_LEFT, self.y, _RIGHT, self.y), _RULE, 2)
+        self.y += 26
+
+
+def _percent(prob: float) -> str:
+    """A probability in percent; never 0 or 100, which no model may claim.
+
+    Examples
+    --------
+    >>> _percent(0.7149), _percent(0.00001), _percent(0.99999)
+    ('71.5 %', '< 0.1 %', '> 99.9 %')
+    """
+    if prob < 0.001:
+        return "< 0.1 %"
+    if prob > 0.999:
+        return "> 99.9 %"
+    return f"{100 * prob:.1f} %"
+
+
+def _draw_head(panel: _Panel, overview: Overview) -> None:
+    total = len(overview.result.images)
+    panel.text("AI RESULT", 28, _AMBER, weight=0.5)
+    panel.text("RESEARCH USE ONLY", 28, _AMBER, x=_RIGHT, right=True, weight=0.5)
+    panel.y += 48
+    if total > 1:
+        panel.text(f"Image {overview.number} of {total}", 26, _MUTED)
+        panel.y += 40
+    headline, colour = _headline(overview.assessment)
+    panel.text(headline, 60, colour, weight=1)
+    panel.y += 88
+
+
+def _headline(assessment: ImageAssessment) -> tuple[str, _Colour]:
+    if not assessment.differential:
+        return "NOT ASSESSED", _GREY
+    return ("Suspicious", _MALIGNANT) if assessment.is_suspicious else ("Not suspicious", _BENIGN)
+
+
+def _draw_assessment(panel: _Panel, overview: Overview) -> None:
+    assessment, result = overview.assessment, overview.result
+    malignancy = assessment.malignancy_prob or 0.0
+    panel.text("Malignancy", 32)
+    panel.text(_percent(malignancy), 32, x=_RIGHT, right=True, weight=0.5)
+    panel.y += 52
+    colour = _MALIGNANT if assessment.is_suspicious else _BENIGN
+    panel.bar(malignancy, colour, 22, tick=result.operating_point)
+    panel.y += 44
+    meaning = f"Suspicious from {_percent(result.operating_point)}: "
+    panel.paragraph(meaning + result.operating_point_meaning, 22, _MUTED, 2)
+    panel.y += 14
+    panel.rule()
+    _draw_differential(panel, overview)
+    panel.rule()
+    _draw_size(panel, overview.sizes)
+
+
+def _draw_differential(panel: _Panel, overview: Overview) -> None:
+    result = overview.result
+    shown = overview.assessment.differential[:_MAX_BARS]
+    for line in shown:
+        is_malignant = line.label in result.malignant_labels
+        percent = _percent(line.probability)
+        name = _name(result, line.label)
+        room = _WIDTH - width(percent, 26) - 24
+        panel.text(fitted(name, 26, room), 26)
+        panel.text(percent, 26, x=_RIGHT, right=True)
+        panel.y += 37
+        panel.bar(line.probability, _MALIGNANT if is_malignant else _BENIGN, 10)
+        panel.y += 23
+    rest = overview.assessment.differential[_MAX_BARS:]
+    if rest:
+        share = _percent(sum(line.probability for line in rest))
+        panel.text(f"{len(rest)} other diagnoses, together {share}", 22, _MUTED)
+        panel.y += 34
+    panel.draw.ellipse((_LEFT, panel.y + 6, _LEFT + 14, panel.y + 20), _MALIGNANT)
+    panel.text("counts as malignant", 20, _MUTED, x=_LEFT + 24)
+    panel.draw.ellipse((_LEFT + 270, panel.y + 6, _LEFT + 284, panel.y + 20), _BENIGN)
+    panel.text("benign", 20, _MUTED, x=_LEFT + 294)
+    panel.y += 42
+
+
+def _name(result: DiagnosisResult, label: str) -> str:
+    name = drawable(result.labels.get(label, label))
+    return drawable(label) if "?" in name else name
+
+
+def _draw_size(panel: _Panel, sizes: tuple[Size, ...]) -> None:
+    if not sizes:
+        panel.paragraph("No lesion was outlined.", 24, _MUTED, 1)
+        panel.y += 8
+        return
+    major, minor, area = sizes[0], sizes[1], sizes[2]
+    if major.unit.value == "mm":
+        text = f"{major.value:.1f} x {minor.value:.1f} mm, area {area.value:.1f} square mm"
+    else:
+        text = f"{major.value:.0f} x {minor.value:.0f} pixels (no scale in the image)"
+    panel.text("Lesion", 26, _MUTED)
+    panel.text(fitted(text, 26, _WIDTH - 110), 26, x=_RIGHT, right=True)
+    panel.y += 50
+
+
+def _draw_reasons(panel: _Panel, assessment: ImageAssessment) -> None:
+    panel.rule()
+    for reason in assessment.quality.reasons or ("No reason was given.",):
+        panel.paragraph(reason, 30, _TEXT, 4)
+        panel.y += 14
+    panel.paragraph("No probability is given for this image.", 26, _MUTED, 2)
+    panel.y += 14
+
+
+def _draw_remarks(panel: _Panel, assessment: ImageAssessment) -> None:
+    room = max(1, (_FOOTER_Y - 200 - panel.y) // 32)
+    if assessment.quality.warnings:
+        text = "Image quality: " + "; ".join(assessment.quality.warnings)
+        panel.paragraph(text, 23, _AMBER, min(room, 3))
+
+
+def _draw_foot(panel: _Panel, result: DiagnosisResult) -> None:
+    """Model and evidence, set from the bottom up, and what the result is not for."""
+    model = result.model
+    lines = wrapped(drawable(model.evidence), 21, _WIDTH, 3)
+    panel.y = _FOOTER_Y - 30 * len(lines) - 74
+    panel.rule()
+    panel.y -= 6
+    name = f"Model {model.name} {model.version}, weights {short_digest(model)}"
+    panel.text(fitted(drawable(name), 22, _WIDTH), 22, _MUTED)
+    panel.y += 34
+    for line in lines:
+        panel.text(line, 21, _MUTED)
+        panel.y += 30
+    panel.y = _FOOTER_Y
+    panel.paragraph(RESEARCH_USE, 21, _AMBER, 2)

@@ -1,0 +1,260 @@
+"""``make bench``: measures, side by side in one run, and prints ratios. It asserts no speed.
+
+Receive rate against dcmtk's storescp, seconds from the last C-STORE to the confirmed result, and
+images per second through Triton.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from gateway.acceptance import VL_PHOTOGRAPHIC
+from gateway.embedded import free_port
+from tests.bench.blast import Association, Instance, command_set, encode
+from tests.lentigo import running_lentigo, running_triton
+from tests.servers import storescp, wait_until
+
+WORKLOADS = {"tbp": (2000, 50_000), "derm": (200, 1_500_000), "wsi": (4, 300_000_000)}
+
+
+def instances(count: int, size: int) -> list[Instance]:
+    """Make ``count`` instances of about ``size`` bytes, each with a UID of its own."""
+    made = []
+    ds = Dataset()
+    ds.SOPClassUID = VL_PHOTOGRAPHIC
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), generate_uid()
+    ds.PatientID, ds.PatientName, ds.Modality = "BENCH", "Bench", "XC"
+    ds.Rows = ds.Columns = 1
+    ds.SamplesPerPixel, ds.BitsAllocated, ds.BitsStored = 1, 8, 8
+    ds.HighBit, ds.PixelRepresentation = 7, 0
+    ds.PhotometricInterpretation = "MONOCHROME2"
+    side = int((size - 600) ** 0.5)
+    ds.Rows = ds.Columns = side
+    ds.PixelData = np.random.default_rng(0).integers(0, 255, side * side, np.uint8).tobytes()
+    if len(ds.PixelData) % 2:
+        ds.PixelData += b"\0"
+    ds["PixelData"].VR = "OB"
+    for _ in range(count):
+        ds.SOPInstanceUID = generate_uid()
+        made.append(
+            Instance(
+                command_set(VL_PHOTOGRAPHIC, ds.SOPInstanceUID, 1),
+                encode(ds, ExplicitVRLittleEndian),
+            )
+        )
+    return made
+
+
+def blast(port: int, called: str, load: list[Instance], associations: int) -> float:
+    """Send the load over that many associations at once; return the seconds."""
+    problems: list[BaseException] = []
+
+    def one(part: list[Instance]) -> None:
+        try:
+            association = Association(
+                port,
+                called=called,
+                calling="BENCH",
+                sop_class_uid=VL_PHOTOGRAPHIC,
+                syntax=ExplicitVRLittleEndian,
+            )
+            for instance in part:
+                association.store(instance)
+            association.release()
+        except (OSError, ConnectionError) as exc:
+            problems.append(exc)
+
+    threads = [
+        threading.Thread(target=one, args=(load[index::associations],))
+        for index in range(associations)
+    ]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if problems:
+        raise problems[0]
+    return time.perf_counter() - started
+
+
+def bench_receive(names: list[str], rounds: int, scale: float) -> None:
+    """Compare our listener (durable: fsync and row before the status) with storescp +B."""
+    print("\n# receive: instances/s (MB/s), median of", rounds, "interleaved rounds")
+    for name in names:
+        count, size = WORKLOADS[name]
+        count = max(2, int(count * scale))
+        for associations in (1, 4):
+            seconds: dict[str, list[float]] = {"lentigo": [], "storescp": []}
+            for _ in range(rounds):
+                with tempfile.TemporaryDirectory() as folder:
+                    seconds["lentigo"].append(
+                        _with_listener(
+                            Path(folder),
+                            partial(
+                                blast,
+                                called="LENTIGO",
+                                load=instances(count, size),
+                                associations=associations,
+                            ),
+                        )
+                    )
+                with tempfile.TemporaryDirectory() as folder, storescp(Path(folder)) as peer:
+                    load = instances(count, size)
+                    seconds["storescp"].append(blast(peer.port, peer.ae_title, load, associations))
+            ours, theirs = (statistics.median(seconds[who]) for who in ("lentigo", "storescp"))
+            ratio = statistics.median(
+                b / a for a, b in zip(seconds["lentigo"], seconds["storescp"], strict=True)
+            )
+            print(
+                f"{name:5} {associations} assoc  lentigo {count / ours:7.0f}/s "
+                f"({count * size / ours / 1e6:5.0f} MB/s)  storescp +B {count / theirs:7.0f}/s "
+                f"({count * size / theirs / 1e6:5.0f} MB/s)  ratio {ratio:.2f}",
+                flush=True,
+            )
+
+
+def _with_listener(home: Path, send: Callable[[int], float]) -> float:
+    port = free_port()
+    environment = {
+        **os.environ,
+        "LENTIGO_HOME": str(home),
+        "LENTIGO_LISTENER_PORT": str(port),
+    }
+    subprocess.run(
+        [sys.executable, "-m", "gateway", "migrate"], env=environment, check=True, timeout=60
+    )
+    with (home / "listener.log").open("wb") as sink:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "listen"], env=environment, stdout=sink, stderr=sink
+        )
+    try:
+        wait_until(lambda: _open(port), 30.0, "the listener")
+        return send(port)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _open(port: int) -> bool:
+    try:
+        Association(
+            port,
+            called="LENTIGO",
+            calling="BENCH",
+            sop_class_uid=VL_PHOTOGRAPHIC,
+            syntax=ExplicitVRLittleEndian,
+        ).release()
+    except OSError:
+        return False
+    return True
+
+
+def bench_path(studies: int) -> None:
+    """Seconds from the last C-STORE of a study to its confirmed result, one study at a time."""
+    from gateway.send import send
+
+    from gateway.demo.samples import write_samples
+    from gateway.sender import Destination
+
+    print(f"\n# path: {studies} dermoscopic studies, one after another, then all at once")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        instance = stack.enter_context(running_lentigo(folder / "home", to_archive=True))
+        peer = Destination(ae_title="LENTIGO", host="127.0.0.1", port=instance.dicom_port)
+        paths = write_samples(folder / "in", studies)
+        send(paths[:1], peer, lambda *_: None)
+        instance.wait_for_studies(1)  # the first one warms everything up
+        seconds = []
+        for number, path in enumerate(paths[1:], start=2):
+            started = time.perf_counter()
+            send([path], peer, lambda *_: None)
+            instance.wait_for_studies(number)
+            seconds.append(time.perf_counter() - started)
+        print(
+            f"one at a time: median {statistics.median(seconds):.2f} s, worst {max(seconds):.2f} s "
+            "(quiet window of 2 s included)"
+        )
+        more = [_fresh_copy(path, folder / "again") for path in paths]
+        started = time.perf_counter()
+        send(more, peer, lambda *_: None)
+        instance.wait_for_studies(len(paths) + len(more))
+        took = time.perf_counter() - started
+        print(f"all at once: {len(more)} studies in {took:.2f} s, {len(more) / took * 3600:.0f}/h")
+
+
+def _fresh_copy(path: Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    ds = pydicom.dcmread(path)
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), generate_uid()
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    ds.save_as(folder / path.name)
+    return folder / path.name
+
+
+def bench_triton(seconds: float) -> None:
+    """Images per second through the real server, by batch size and requests in flight."""
+    from workers.adapters.triton import TritonInference
+    from workers.settings import TritonSettings
+
+    print(f"\n# triton: diagnosis, {seconds:.0f} s each")
+    with tempfile.TemporaryDirectory() as folder, running_triton(Path(folder)) as url:
+        client = TritonInference(TritonSettings(url=url))
+        for batch, in_flight in ((1, 1), (1, 8), (8, 2), (32, 1), (32, 2)):
+            images = np.random.default_rng(0).integers(0, 255, (batch, 224, 224, 3), np.uint8)
+            counts = [0] * in_flight
+            deadline = time.perf_counter() + seconds
+
+            def loop(
+                slot: int,
+                counts: list[int] = counts,
+                images: np.ndarray = images,
+                deadline: float = deadline,
+            ) -> None:
+                while time.perf_counter() < deadline:
+                    client.infer("diagnosis", images)
+                    counts[slot] += len(images)
+
+            threads = [threading.Thread(target=loop, args=(slot,)) for slot in range(in_flight)]
+            started = time.perf_counter()
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            rate = sum(counts) / (time.perf_counter() - started)
+            print(f"batch {batch:2}, {in_flight} in flight: {rate:6.1f} images/s", flush=True)
+
+
+def main() -> None:
+    """Run what was asked for; everything by default."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--only", choices=("receive", "path", "triton"))
+    parser.add_argument("--workloads", default="tbp,derm,wsi")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scale", type=float, default=0.25, help="share of each workload")
+    parser.add_argument("--studies", type=int, default=12)
+    args = parser.parse_args()
+    if args.only in (None, "receive"):
+        bench_receive(args.workloads.split(","), args.rounds, args.scale)
+    if args.only in (None, "path"):
+        bench_path(args.studies)
+    if args.only in (None, "triton"):
+        bench_triton(5.0)
+
+
+if __name__ == "__main__":
+    main()

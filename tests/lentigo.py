@@ -1,0 +1,270 @@
+"""Starts the real Lentigo, or one of its servers, on loopback for a test or a bench."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gateway import embedded
+from gateway.demo.archive import archive
+from gateway.home import RunningInstance, running_instance
+from gateway.settings import StoreSettings
+from gateway.store.engine import open_engine
+from gateway.store.status import study_list
+from gateway.embedded import free_port
+from tests.servers import wait_until
+
+ROOT = Path(__file__).resolve().parents[1]
+PASSWORD = "a one-time password"
+
+
+class Lentigo:
+    """One ``lentigo up`` as a process, and what a test asks of it."""
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        send_to: str = "",
+        arguments: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.home = home
+        self._arguments = (
+            *("up", "--home", str(home), "--dicom-port", str(free_port())),
+            *("--http-port", str(free_port())),
+            *(("--send-to", send_to) if send_to else ()),
+            *arguments,
+        )
+        self._environment = {
+            **os.environ,
+            "LENTIGO_DASHBOARD_INITIAL_PASSWORD": PASSWORD,
+            **(environment or {}),
+        }
+        self.ready_line = ""
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self, timeout_s: float = 120.0) -> None:
+        """Start, and wait for the ready line."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        log = (self.home / "up.log").open("a")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "gateway.cli", *self._arguments],
+            env=self._environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
+        log.close()
+        # Without it a hung start would hang the test in readline.
+        guard = threading.Timer(timeout_s, self._process.kill)
+        guard.start()
+        try:
+            assert self._process.stdout is not None
+            self.ready_line = self._process.stdout.readline()
+        finally:
+            guard.cancel()
+        if "ready" not in self.ready_line:
+            raise AssertionError(f"lentigo up did not get ready: {self.log()}")
+
+    def log(self) -> str:
+        """Return what the supervisor said on stderr, with the ends of the services' logs."""
+        texts = [(self.home / "up.log").read_text()[-2000:]]
+        for path in sorted((self.home / "logs").glob("*.log")):
+            texts.append(f"--- {path.name}\n{path.read_text(errors='replace')[-1500:]}")
+        return "\n".join(texts)
+
+    @property
+    def pid(self) -> int:
+        """Process id of the supervisor."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def instance(self) -> RunningInstance:
+        """Ports and addresses of the running instance."""
+        found = running_instance(self.home.resolve())
+        assert found is not None
+        return found
+
+    def children(self) -> dict[str, int]:
+        """Return the process id of each service, by name."""
+        found: dict[str, int] = {}
+        words = {
+            "redis": "redis-server",
+            "triton": "tritonserver",
+            "workers": "workers",
+            "sweeper": "sweep",
+            "dashboard": "dashboard",
+            "listener": "listen",
+        }
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                status = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                if int(status[1]) != self.pid:
+                    continue
+                line = (entry / "cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            text = [Path(word.decode(errors="replace")).name for word in line]
+            for name, word in words.items():
+                if word in text:
+                    found[name] = int(entry.name)
+        return found
+
+    def kill(self, name: str) -> None:
+        """Send SIGKILL to one service, as a power cut would."""
+        os.kill(self.children()[name], signal.SIGKILL)
+
+    def kill_all(self) -> None:
+        """Send SIGKILL to the supervisor and all of its services at once."""
+        assert self._process is not None
+        pids = [self.pid, *self.children().values()]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait(30)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._process = None
+
+    def stop(self, timeout_s: float = 60.0) -> int:
+        """Send SIGTERM; return the exit code."""
+        if self._process is None:
+            return 0
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+        finally:
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+        self._process = None
+        return code
+
+    def status(self) -> list[dict[str, Any]]:
+        """Return what ``lentigo status --json`` says."""
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway.cli", "status", "--json", "--home", str(self.home)],
+            env=self._environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        found = json.loads(done.stdout)
+        assert isinstance(found, list)
+        return found
+
+    def studies(self) -> dict[str, dict[str, Any]]:
+        """Return every study by its UID, read from the record directly."""
+        engine = open_engine(StoreSettings(home=self.home).record_url)
+        try:
+            return {study["study_instance_uid"]: study for study in study_list(engine)}
+        finally:
+            engine.dispose()
+
+    def wait_for_states(
+        self, states: set[str], count: int, timeout_s: float = 120.0
+    ) -> dict[str, dict[str, Any]]:
+        """Wait until ``count`` studies are in one of the states; return all studies."""
+
+        def reached() -> bool:
+            return sum(s["state"] in states for s in self.studies().values()) >= count
+
+        try:
+            wait_until(reached, timeout_s, f"{count} studies in {sorted(states)}")
+        except AssertionError as exc:
+            seen = {uid: (s["state"], s["reason"]) for uid, s in self.studies().items()}
+            raise AssertionError(f"{exc}; seen {seen}\n{self.log()}") from exc
+        return self.studies()
+
+    def wait_for_studies(self, count: int, timeout_s: float = 120.0) -> None:
+        """Wait until that many studies are completed."""
+        self.wait_for_states({"completed"}, count, timeout_s)
+
+    @property
+    def dicom_port(self) -> int:
+        """The listener's port."""
+        return self.instance.dicom_port
+
+
+@contextlib.contextmanager
+def running_lentigo(
+    home: Path, *, send_to: str = "", to_archive: bool = False, **options: Any
+) -> Iterator[Lentigo]:
+    """Run Lentigo; with ``to_archive`` results go to pynetdicom's query/retrieve server."""
+    with contextlib.ExitStack() as stack:
+        if to_archive:
+            send_to = stack.enter_context(archive(home.parent / f"{home.name}-archive"))
+        lentigo = Lentigo(home, send_to=send_to, **options)
+        lentigo.start()
+        try:
+            yield lentigo
+        finally:
+            lentigo.stop()
+
+
+@contextlib.contextmanager
+def _process(command: embedded.Command, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("ab") as sink:
+        process = subprocess.Popen(
+            command.argv,
+            env={**os.environ, **command.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def running_triton(folder: Path, repository: Path = ROOT / "triton_repo") -> Iterator[str]:
+    """Run the real Triton on a model repository; yield its gRPC address."""
+    import urllib.error
+    import urllib.request
+
+    grpc_port, http_port = free_port(), free_port()
+    command = embedded.triton_command(repository, folder, grpc_port=grpc_port, http_port=http_port)
+
+    def is_ready() -> bool:
+        try:
+            url = f"http://127.0.0.1:{http_port}/v2/health/ready"
+            with urllib.request.urlopen(url, timeout=2) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    with _process(command, folder / "triton.log"):
+        wait_until(is_ready, 90.0, "Triton")
+        yield f"127.0.0.1:{grpc_port}"
+
+
+def wait_a_moment(seconds: float) -> None:
+    """Let time pass on purpose: to show that something does NOT happen."""
+    time.sleep(seconds)

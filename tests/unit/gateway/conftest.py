@@ -1,0 +1,103 @@
+"""The record on SQLite and on PostgreSQL, for tests of the gateway."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from gateway.store.engine import migrate, open_engine
+from tests.records import Record, TestClock, postgresql_database
+
+# Read before the fixture below hides it.
+_GIVEN_SERVER = os.environ.get("LENTIGO_TEST_POSTGRESQL_URL", "")
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the settings and the running instances of this host out of the tests."""
+    for name in list(os.environ):
+        if name.startswith("LENTIGO_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a PostgreSQL server: the one given by the environment, or a private cluster."""
+    if _GIVEN_SERVER:
+        yield _GIVEN_SERVER
+        return
+    from tests.servers import postgres
+
+    with postgres(tmp_path_factory.mktemp("postgresql")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "record.sqlite3"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def _postgresql_template(postgresql_server: str) -> Iterator[str]:
+    with postgresql_database(postgresql_server) as url:
+        migrate(url)
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def record_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a new, migrated record on each kind of database."""
+    if request.param == "sqlite":
+        path = tmp_path / "record.sqlite3"
+        shutil.copyfile(request.getfixturevalue("_sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    template = request.getfixturevalue("_postgresql_template")
+    with postgresql_database(request.getfixturevalue("postgresql_server"), template) as url:
+        yield url
+
+
+@pytest.fixture
+def clock() -> TestClock:
+    """The clock of the record."""
+    return TestClock()
+
+
+@pytest.fixture
+def engine(record_url: str) -> Iterator[Engine]:
+    """Engine of the record."""
+    engine = open_engine(record_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def record(engine: Engine, clock: TestClock) -> Record:
+    """The record on each kind of database."""
+    return Record(engine, clock)
+
+
+@pytest.fixture
+def sqlite_record(
+    tmp_path: Path, _sqlite_template: Path, clock: TestClock
+) -> Iterator[Callable[[Path], Record]]:
+    """Makes a SQLite record as a home folder holds it."""
+    engines = []
+
+    def make(home: Path) -> Record:
+        home.mkdir(parents=True, exist_ok=True)
+        path = home / "record.sqlite3"
+        shutil.copyfile(_sqlite_template, path)
+        engines.append(open_engine(f"sqlite:///{path}"))
+        return Record(engines[-1], clock)
+
+    yield make
+    for engine in engines:
+        engine.dispose()

@@ -1,0 +1,1 @@
+"""Makes the weights that the model repository serves."""

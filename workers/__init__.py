@@ -1,0 +1,1 @@
+"""The path of one work item: fetch, prepare, infer, interpret, encode, deliver."""

@@ -1,0 +1,1 @@
+"""Adapters between the pipeline's ports and pydicom, Triton and the file system."""

@@ -1,0 +1,51 @@
+"""Errors of the worker layer: ``WorkerError`` and its kinds.
+
+    WorkerError
+    ├── RegistryError       an analysis module that cannot be used; stops the start of the process
+    ├── Undecodable         an image whose pixels cannot be read; its siblings go on
+    ├── NothingDecodable    no image of the study could be read: the work item is rejected
+    ├── InstanceMissing     a received file is not in the spool any more
+    ├── StorageUnavailable  a disk that does not answer or is full: passing
+    ├── ModelUnavailable    the model server does not answer or the model is not ready: passing
+    ├── ModelChanged        another model version took over while a study was analysed: passing
+    └── BadModelOutput      the model answered with something that is no result
+
+Messages name analyses, models, shapes and states, never a patient's attribute or a UID. They are
+shown to people as the reason of a work item: they must be readable.
+"""
+
+
+class WorkerError(Exception):
+    """A step of a work item cannot be done."""
+
+
+class RegistryError(WorkerError):
+    """An analysis module cannot be used; the message names the module and what is wrong."""
+
+
+class Undecodable(WorkerError):
+    """The pixels of one instance cannot be read; the message is the readable reason."""
+
+
+class NothingDecodable(WorkerError):
+    """No image of the study could be read; the message joins the reasons."""
+
+
+class InstanceMissing(WorkerError):
+    """A received file is not in the spool any more."""
+
+
+class StorageUnavailable(WorkerError):
+    """The spool or the results folder does not answer, or the disk is full."""
+
+
+class ModelUnavailable(WorkerError):
+    """The model server does not answer, or the model is not ready."""
+
+
+class ModelChanged(WorkerError):
+    """Another model version took over while a study was analysed; nothing was kept."""
+
+
+class BadModelOutput(WorkerError):
+    """The model's answer or its manifest contradicts its contract."""

@@ -1,0 +1,44 @@
+"""Which analyses a study gets, and why. Pure: the model server is asked by the caller."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gateway.store.values import GenerationRow
+from workers.analysis import Analysis
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What routing says about one analysis."""
+
+    analysis: str
+    applies: bool
+    reason: str
+    """Why it applies, or why not."""
+
+
+def decide(generation: GenerationRow, analyses: Iterable[Analysis]) -> tuple[Decision, ...]:
+    """Return one decision for each analysis, in the order given.
+
+    It depends on nothing but its arguments, so that two routers come to the same end.
+    """
+    decisions = []
+    for analysis in analyses:
+        match = analysis.match(generation.instances)
+        decisions.append(
+            Decision(analysis=analysis.name, applies=bool(match.instances), reason=match.reason)
+        )
+    return tuple(decisions)
+
+
+def explain_no_match(generation: GenerationRow, decisions: Iterable[Decision]) -> str:
+    """Return why a study got no analysis, for the person who looks for its result."""
+    if not generation.instances:
+        return "the study holds no instance that may be analysed"
+    kinds = Counter(instance.modality or "no modality" for instance in generation.instances)
+    held = ", ".join(f"{count} of {kind}" for kind, count in sorted(kinds.items()))
+    why = "; ".join(f"{each.analysis}: {each.reason}" for each in decisions)
+    return f"no analysis applies to this study ({held}); {why}"
