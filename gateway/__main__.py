@@ -65,7 +65,9 @@ def _dashboard() -> None:
 
 
 def _migrate() -> None:
-    migrate(StoreSettings().record_url)
+    store = StoreSettings()
+    store.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    migrate(store.record_url)
 
 
 SERVICES = {"listen": _listen, "sweep": _sweep, "dashboard": _dashboard, "migrate": _migrate}

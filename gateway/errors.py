@@ -13,6 +13,9 @@
     │   └── SpoolFull          there is no room: refuse, try again later
     ├── ListenerError        the DICOM listener cannot start
     ├── SendError            files could not be sent as asked
+    │   ├── AssociationRefused   the peer cannot be reached or rejects us
+    │   └── AssociationLost      an association ended before its answer came
+    ├── PasswordRefused      a new password will not do, or the present one is wrong
     ├── WrapError            an image file cannot become a DICOM instance
     └── RecordError          the record of studies and work
         ├── RecordUnavailable  the database does not answer: refuse, try again later
@@ -108,5 +111,17 @@ class SendError(GatewayError):
     """Files could not be sent as asked."""
 
 
+class AssociationRefused(SendError):
+    """The peer cannot be reached, or rejects the association; the message says why."""
+
+
+class AssociationLost(SendError):
+    """The association ended before an answer came; what became of the instance is unknown."""
+
+
 class WrapError(GatewayError):
     """An image file cannot become a DICOM instance; the message names the file and the reason."""
+
+
+class PasswordRefused(GatewayError):
+    """A password cannot be changed; the message says why, for the person at the admin page."""

@@ -23,8 +23,8 @@ from pynetdicom.dimse_primitives import C_STORE
 from gateway import acceptance
 from gateway.acceptance import ACCEPTED_SOP_CLASSES, StoreStatus
 from gateway.errors import GatewayError, ListenerError, SpoolError
+from gateway.file_meta import IMPLEMENTATION_CLASS_UID
 from gateway.filing import InstanceFiler, StoreCommand, StoreOutcome
-from gateway.part10 import IMPLEMENTATION_CLASS_UID
 from gateway.ports import AssociationInfo, InstanceRecord
 from gateway.reception import (
     MAX_PDU_BYTES,

@@ -7,7 +7,6 @@ the record to say.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +15,9 @@ from typing import Literal
 
 from gateway.acceptance import (
     ACCEPTED_SOP_CLASSES,
-    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-    EXPLICIT_VR_BIG_ENDIAN,
-    IMPLICIT_VR_LITTLE_ENDIAN,
     NATIVE_SYNTAXES,
 )
 from gateway.elements import (
-    EXPLICIT_BIG,
-    EXPLICIT_LITTLE,
-    IMPLICIT_LITTLE,
     ITEM,
     ByteSource,
     Element,
@@ -33,14 +26,14 @@ from gateway.elements import (
     walk,
 )
 from gateway.errors import InstanceError, MissingIdentity, Truncated, Unreadable
+from gateway.file_meta import FileMeta, encoding_of, is_uid, read_meta
 from gateway.text import codecs_of, decode_text
 
-PREAMBLE_BYTES = 128  # PS3.10 7.1
-IMPLEMENTATION_CLASS_UID = "2.25.236650633377139600266647351214658933298"  # made once
-_META_START = PREAMBLE_BYTES + 4
 _MAX_VALUE_BYTES = 4096
 _MAX_ITEM_BYTES = 64 * 1024
 
+_SOP_CLASS_UID = 0x00080016
+_SOP_INSTANCE_UID = 0x00080018
 _PIXEL_DATA = 0x7FE00010
 _FLOAT_PIXEL_DATA = 0x7FE00008
 _DOUBLE_PIXEL_DATA = 0x7FE00009
@@ -52,8 +45,8 @@ _CODE_MEANING = 0x00080104
 _SPECIFIC_CHARACTER_SET = 0x00080005
 
 _IDENTITY_TAGS = {
-    0x00080016: "sop_class_uid",
-    0x00080018: "sop_instance_uid",
+    _SOP_CLASS_UID: "sop_class_uid",
+    _SOP_INSTANCE_UID: "sop_instance_uid",
     0x0020000D: "study_instance_uid",
     0x0020000E: "series_instance_uid",
 }
@@ -95,21 +88,6 @@ _SHORT_FIELDS = frozenset(
 )
 _SHORT_CHARACTERS = 16
 
-# PS3.5 9.1. Leading zeros in a component are illegal yet met in the field, and harmless here.
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-_MAX_UID_CHARACTERS = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileMeta:
-    """File Meta Information (PS3.10 7.1): what a file says of itself before its data set."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    data_set_offset: int
-    """Byte at which the data set starts."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceHeader:
@@ -149,53 +127,6 @@ class InstanceHeader:
     columns: int = 0
 
 
-def is_uid(text: str) -> bool:
-    """Return whether ``text`` can serve as a UID (PS3.5 9.1, leading zeros tolerated)."""
-    return 0 < len(text) <= _MAX_UID_CHARACTERS and _UID.fullmatch(text) is not None
-
-
-def read_file_meta(path: Path) -> FileMeta:
-    """Return the File Meta Information of a DICOM file.
-
-    Raises
-    ------
-    Unreadable
-        No DICM prefix (PS3.10 7.1), no Transfer Syntax UID, or no meta element can be read.
-    Truncated
-        The file ends inside its meta information.
-    """
-    with path.open("rb") as file:
-        return _read_meta(ByteSource(file.fileno()))
-
-
-def encode_file_meta(
-    *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
-) -> bytes:
-    """Return preamble, prefix and File Meta Information (PS3.10 7.1) to put before a data set.
-
-    It depends on the arguments alone, not on the release or the sender, so that the same data set
-    received twice is the same file.
-    """
-    body = _meta_element(0x0001, b"OB", b"\0\1")
-    for number, uid in (
-        (0x0002, sop_class_uid),
-        (0x0003, sop_instance_uid),
-        (0x0010, transfer_syntax_uid),
-        (0x0012, IMPLEMENTATION_CLASS_UID),
-    ):
-        body += _meta_element(number, b"UI", uid.encode("ascii", "replace"))
-    length = _meta_element(0x0000, b"UL", len(body).to_bytes(4, "little"))
-    return bytes(PREAMBLE_BYTES) + b"DICM" + length + body
-
-
-def _meta_element(number: int, vr: bytes, value: bytes) -> bytes:
-    value += b"\0" * (len(value) % 2)
-    head = b"\x02\x00" + number.to_bytes(2, "little") + vr
-    if vr == b"OB":
-        return head + b"\0\0" + len(value).to_bytes(4, "little") + value
-    return head + len(value).to_bytes(2, "little") + value
-
-
 def inspect(path: Path) -> InstanceHeader:
     """Return the header of a DICOM file after checking that its data set is complete.
 
@@ -214,42 +145,12 @@ def inspect(path: Path) -> InstanceHeader:
     """
     with path.open("rb") as file:
         source = ByteSource(file.fileno())
-        meta = _read_meta(source)
-        encoding = _encoding_of(meta.transfer_syntax_uid)
+        meta = read_meta(source)
+        encoding = encoding_of(meta.transfer_syntax_uid)
         survey = _survey(source, meta.data_set_offset, encoding)
     header = _header(survey, meta)
     _check_pixel_data(survey, header)
     return header
-
-
-def _read_meta(source: ByteSource) -> FileMeta:
-    if source.peek(PREAMBLE_BYTES, 4) != b"DICM":
-        raise Unreadable("no DICM prefix: not a DICOM file")
-    values: dict[int, str] = {}
-    position = _META_START
-    while source.peek(position, 2) == b"\x02\x00":
-        element = read_element(source, position, EXPLICIT_LITTLE)
-        raw = source.peek(element.offset, min(element.length or 0, _MAX_VALUE_BYTES))
-        values[element.tag] = decode_text(raw, ("ascii",))
-        position = element.end
-    if not is_uid(values.get(0x00020010, "")):
-        raise Unreadable("no Transfer Syntax UID in the File Meta Information")
-    return FileMeta(
-        sop_class_uid=values.get(0x00020002, ""),
-        sop_instance_uid=values.get(0x00020003, ""),
-        transfer_syntax_uid=values[0x00020010],
-        data_set_offset=position,
-    )
-
-
-def _encoding_of(transfer_syntax_uid: str) -> Encoding:
-    if transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN:
-        return IMPLICIT_LITTLE
-    if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
-        return EXPLICIT_BIG
-    if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        raise Unreadable("deflated data sets are not read")
-    return EXPLICIT_LITTLE  # PS3.5 A.4: every encapsulated syntax is explicit VR little endian
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from gateway.errors import SpoolError
-from gateway.part10 import encode_file_meta
+from gateway.file_meta import encode_file_meta
 from gateway.ports import AssociationInfo
 from gateway.spool import IncomingFile, Spool
 

@@ -38,12 +38,15 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
 from gateway.errors import GatewayError
 from gateway.settings import DeliverySettings
 
 log = logging.getLogger(__name__)
+
+_STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # PS3.4 C.6.2.3
+
+_DESTINATION = re.compile(r"([^@\\]+)@(\[[0-9A-Fa-f:.%\w]+\]|[^@:\[\]\s]+):(\d{1,5})")
 
 _MAX_CONTEXTS = 128  # odd identifiers 1 to 255, PS3.8 9.3.2.2
 
@@ -123,7 +126,9 @@ class Destination:
         >>> Destination.parse("ORTHANC@127.0.0.1:4242").port
         4242
         """
-        match = re.fullmatch(r"([^@\\]+)@(\[[0-9A-Fa-f:.%\w]+\]|[^@:\[\]\s]+):(\d{1,5})", text.strip())
+        match = re.fullmatch(
+            r"([^@\\]+)@(\[[0-9A-Fa-f:.%\w]+\]|[^@:\[\]\s]+):(\d{1,5})", text.strip()
+        )
         ae_title = match[1].strip() if match else ""
         if match is None or not 1 <= len(ae_title) <= 16 or not ae_title.isascii():
             raise DestinationError(
@@ -152,6 +157,8 @@ class Outgoing:
     series_instance_uid: str
     sop_class_uid: str
     sop_instance_uid: str
+    sha256: str
+    """Digest of the file as it was written, in hexadecimal."""
     is_stored: bool = False
     """An earlier attempt stored it: only ask whether the destination lists it."""
 
@@ -262,9 +269,7 @@ class Sender:
         accepted: set[tuple[str, str]],
     ) -> None:
         stored = [each for each in objects if outcomes[each.id].state is ObjectState.STORED]
-        can_find = any(
-            syntax == StudyRootQueryRetrieveInformationModelFind for syntax, _ in accepted
-        )
+        can_find = any(syntax == _STUDY_ROOT_FIND for syntax, _ in accepted)
         for each in stored:
             before = outcomes[each.id]
             if not can_find and self._settings.confirm == "auto":
@@ -286,9 +291,6 @@ class Sender:
 class FolderSender:
     """The results folder as a destination: confirmed by reading the file back."""
 
-    def __init__(self, expected_sha256: dict[int, str]) -> None:
-        self._expected_sha256 = expected_sha256
-
     def deliver(self, objects: Sequence[Outgoing]) -> list[Outcome]:
         """Compare every file with the digest in the record."""
         return [self._read_back(each) for each in objects]
@@ -303,14 +305,12 @@ class FolderSender:
             return _outcome(
                 each, ObjectState.PENDING, f"the result file cannot be read ({exc.strerror})"
             )
-        if found != self._expected_sha256[each.id]:
+        if found != each.sha256:
             return _outcome(each, ObjectState.REFUSED, "the result file was changed on disk")
         return Outcome(id=each.id, state=ObjectState.CONFIRMED, confirmed_by="read-back")
 
 
-def _outcome(
-    each: Outgoing, state: ObjectState, reason: str, status: int | None = None
-) -> Outcome:
+def _outcome(each: Outgoing, state: ObjectState, reason: str, status: int | None = None) -> Outcome:
     return Outcome(id=each.id, state=state, status=status, reason=reason)
 
 
@@ -326,7 +326,8 @@ def _confirmed(before: Outcome, by: str) -> Outcome:
 
 def _disable_nagle(event: evt.Event) -> None:
     # With Nagle's algorithm on, every C-STORE waits about 40 ms for a delayed ACK.
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection: Any = event.assoc.dul.socket
+    connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _propose(
@@ -358,7 +359,7 @@ def _propose(
             wanted[(each.sop_class_uid, str(ImplicitVRLittleEndian))] = None
     pairs = list(wanted)[: _MAX_CONTEXTS - 1]
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in pairs]
-    contexts.append(build_context(StudyRootQueryRetrieveInformationModelFind))
+    contexts.append(build_context(_STUDY_ROOT_FIND))
     return contexts, syntaxes
 
 
@@ -412,7 +413,7 @@ def _find(assoc: Association, each: Outgoing) -> str:
     is_listed = False
     final: int | None = None
     try:
-        responses: Any = assoc.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
+        responses: Any = assoc.send_c_find(query, _STUDY_ROOT_FIND)
         for response, identifier in responses:
             final = _status_of(response)
             if identifier is not None:

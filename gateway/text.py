@@ -44,9 +44,10 @@ def decode_text(value: bytes, codecs: Sequence[str]) -> str:
     codecs
         From ``codecs_of``.
     """
-    text = _decode(value, codecs)
-    kept = (character for character in text if unicodedata.category(character) != "Cc")
-    return "".join(kept).strip()[:_MAX_CHARACTERS]
+    text = _decode(value.rstrip(b"\0 "), codecs)
+    if not text.isprintable():
+        text = "".join(each for each in text if unicodedata.category(each) != "Cc")
+    return text.strip()[:_MAX_CHARACTERS]
 
 
 def _decode(value: bytes, codecs: Sequence[str]) -> str:

@@ -97,19 +97,20 @@ def headline(summary: Mapping[str, Any] | None) -> str:
 
     Examples
     --------
-    >>> headline({"headline": "MEL 0.81, suspicious", "top_label": "MEL"})
+    >>> headline({"label": "MEL", "probability": 0.812, "suspicious": True})
     'MEL 0.81, suspicious'
-    >>> headline({"top_label": "NV", "top_probability": 0.912})
-    'NV 0.91'
+    >>> headline({"headline": "12 of 40 lesions flagged"})
+    '12 of 40 lesions flagged'
     """
     if not summary:
         return ""
     if summary.get("headline"):
         return str(summary["headline"])
-    label, probability = summary.get("top_label"), summary.get("top_probability")
-    if not label:
-        return ""
-    return f"{label} {probability:.2f}" if isinstance(probability, int | float) else str(label)
+    words = str(summary.get("label") or "")
+    probability = summary.get("probability")
+    if words and isinstance(probability, int | float):
+        words += f" {probability:.2f}"
+    return words + (", suspicious" if words and summary.get("suspicious") else "")
 
 
 def item_words(item: WorkItemStatus) -> str:

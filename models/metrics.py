@@ -138,5 +138,3 @@ def bootstrap(
         low, high = (float(v) for v in np.percentile(known, (2.5, 97.5)))
     whole = np.arange(len(numbers))
     return Figure(value=float(statistic(whole)), low=low, high=high, n=len(numbers))
-
-

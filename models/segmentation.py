@@ -91,9 +91,7 @@ def measure_region(mask: NDArray[np.bool_]) -> LesionRegion | None:
     The outline runs through the centres of the border pixels, so a filled disc of diameter d
     pixels measures d - 1 across. The area counts pixels.
     """
-    contours, _ = cv2.findContours(
-        mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-    )
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not contours:
         return None
     contour = max(contours, key=cv2.contourArea)

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from models.results import DiagnosisResult, ImageAssessment
 from reports.outline import Size
-from reports.provenance import RESEARCH_USE, short_digest
+from reports.provenance import short_digest
 from reports.segmentation import LESION_COLOUR_RGB
 from reports.typography import drawable, fitted, font, width, wrapped
 
@@ -40,8 +40,11 @@ _CASING: _Colour = (10, 12, 14)
 _LEFT = IMAGE_BOX[1] + 48
 _RIGHT = PICTURE_SIZE[1] - 48
 _WIDTH = _RIGHT - _LEFT
-_FOOTER_Y = PICTURE_SIZE[0] - 92
-_MAX_BARS = 8
+_FOOTER_Y = PICTURE_SIZE[0] - 66
+_BAR_HEIGHT = 60
+_LEGEND_HEIGHT = 42
+_SIZE_HEIGHT = 26 + 44
+_REMARK_HEIGHT = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +78,11 @@ def draw_overview(overview: Overview) -> NDArray[np.uint8]:
     if overview.pixels is None:
         panel.centred("The image could not be decoded", IMAGE_BOX[1] // 2, IMAGE_BOX[0] // 2)
     _draw_head(panel, overview)
+    bottom = _draw_foot(panel, overview.result)
     if overview.assessment.differential:
-        _draw_assessment(panel, overview)
+        _draw_assessment(panel, overview, bottom)
     else:
-        _draw_reasons(panel, overview.assessment)
-    _draw_remarks(panel, overview.assessment)
-    _draw_foot(panel, overview.result)
+        _draw_reasons(panel, overview.assessment, bottom)
     return np.asarray(picture)
 
 
@@ -198,7 +200,8 @@ def _headline(assessment: ImageAssessment) -> tuple[str, _Colour]:
     return ("Suspicious", _MALIGNANT) if assessment.is_suspicious else ("Not suspicious", _BENIGN)
 
 
-def _draw_assessment(panel: _Panel, overview: Overview) -> None:
+def _draw_assessment(panel: _Panel, overview: Overview, bottom: int) -> None:
+    """Malignancy, differential, size and image quality, down to ``bottom``."""
     assessment, result = overview.assessment, overview.result
     malignancy = assessment.malignancy_prob or 0.0
     panel.text("Malignancy", 32)
@@ -211,84 +214,98 @@ def _draw_assessment(panel: _Panel, overview: Overview) -> None:
     panel.paragraph(meaning + result.operating_point_meaning, 22, _MUTED, 2)
     panel.y += 14
     panel.rule()
-    _draw_differential(panel, overview)
+    remarks = _remarks(assessment)
+    below = _SIZE_HEIGHT + _REMARK_HEIGHT * len(remarks)
+    _draw_differential(panel, overview, bottom - below)
     panel.rule()
     _draw_size(panel, overview.sizes)
+    for line in remarks:
+        panel.text(line, 22, _AMBER)
+        panel.y += _REMARK_HEIGHT
 
 
-def _draw_differential(panel: _Panel, overview: Overview) -> None:
-    result = overview.result
-    shown = overview.assessment.differential[:_MAX_BARS]
+def _draw_differential(panel: _Panel, overview: Overview, bottom: int) -> None:
+    """As many diagnoses as there is room for above ``bottom``, the rest in one line."""
+    result, lines = overview.result, overview.assessment.differential
+    room = (bottom - panel.y - _LEGEND_HEIGHT) // _BAR_HEIGHT
+    shown = lines if len(lines) <= room else lines[: max(1, room - 1)]
     for line in shown:
-        is_malignant = line.label in result.malignant_labels
         percent = _percent(line.probability)
-        name = _name(result, line.label)
-        room = _WIDTH - width(percent, 26) - 24
-        panel.text(fitted(name, 26, room), 26)
+        name = fitted(_name(result, line.label), 26, _WIDTH - width(percent, 26) - 24)
+        panel.text(name, 26)
         panel.text(percent, 26, x=_RIGHT, right=True)
         panel.y += 37
+        is_malignant = line.label in result.malignant_labels
         panel.bar(line.probability, _MALIGNANT if is_malignant else _BENIGN, 10)
-        panel.y += 23
-    rest = overview.assessment.differential[_MAX_BARS:]
+        panel.y += _BAR_HEIGHT - 37
+    rest = lines[len(shown) :]
     if rest:
+        noun = "other diagnosis" if len(rest) == 1 else "other diagnoses, together"
         share = _percent(sum(line.probability for line in rest))
-        panel.text(f"{len(rest)} other diagnoses, together {share}", 22, _MUTED)
-        panel.y += 34
+        panel.text(f"{len(rest)} {noun} {share}", 22, _MUTED)
+        panel.y += 38
     panel.draw.ellipse((_LEFT, panel.y + 6, _LEFT + 14, panel.y + 20), _MALIGNANT)
     panel.text("counts as malignant", 20, _MUTED, x=_LEFT + 24)
-    panel.draw.ellipse((_LEFT + 270, panel.y + 6, _LEFT + 284, panel.y + 20), _BENIGN)
-    panel.text("benign", 20, _MUTED, x=_LEFT + 294)
+    panel.draw.ellipse((_LEFT + 250, panel.y + 6, _LEFT + 264, panel.y + 20), _BENIGN)
+    panel.text("benign", 20, _MUTED, x=_LEFT + 274)
     panel.y += 42
 
 
 def _name(result: DiagnosisResult, label: str) -> str:
+    """The full name, or the label where the font lacks the name's letters."""
     name = drawable(result.labels.get(label, label))
     return drawable(label) if "?" in name else name
 
 
 def _draw_size(panel: _Panel, sizes: tuple[Size, ...]) -> None:
     if not sizes:
-        panel.paragraph("No lesion was outlined.", 24, _MUTED, 1)
-        panel.y += 8
-        return
-    major, minor, area = sizes[0], sizes[1], sizes[2]
-    if major.unit.value == "mm":
-        text = f"{major.value:.1f} x {minor.value:.1f} mm, area {area.value:.1f} square mm"
+        panel.text("No lesion was outlined.", 24, _MUTED)
     else:
-        text = f"{major.value:.0f} x {minor.value:.0f} pixels (no scale in the image)"
-    panel.text("Lesion", 26, _MUTED)
-    panel.text(fitted(text, 26, _WIDTH - 110), 26, x=_RIGHT, right=True)
-    panel.y += 50
+        major, minor, area = sizes[0], sizes[1], sizes[2]
+        if major.unit.value == "mm":
+            text = f"{major.value:.1f} x {minor.value:.1f} mm, area {area.value:.1f} square mm"
+        else:
+            text = f"{major.value:.0f} x {minor.value:.0f} pixels, not calibrated"
+        panel.text("Lesion", 24, _MUTED)
+        panel.text(fitted(text, 24, _WIDTH - 100), 24, x=_RIGHT, right=True)
+    panel.y += 44
 
 
-def _draw_reasons(panel: _Panel, assessment: ImageAssessment) -> None:
+def _remarks(assessment: ImageAssessment) -> list[str]:
+    if not assessment.quality.warnings:
+        return []
+    text = "Image quality: " + "; ".join(assessment.quality.warnings)
+    return wrapped(drawable(text), 22, _WIDTH, 3)
+
+
+def _draw_reasons(panel: _Panel, assessment: ImageAssessment, bottom: int) -> None:
     panel.rule()
-    for reason in assessment.quality.reasons or ("No reason was given.",):
+    reasons = assessment.quality.reasons or ("No reason was given.",)
+    for position, reason in enumerate(reasons):
+        lines = wrapped(drawable(reason), 30, _WIDTH, 4)
+        if panel.y + 42 * len(lines) > bottom - 120:
+            panel.paragraph(f"and {len(reasons) - position} more", 30, _TEXT, 1)
+            break
         panel.paragraph(reason, 30, _TEXT, 4)
         panel.y += 14
     panel.paragraph("No probability is given for this image.", 26, _MUTED, 2)
-    panel.y += 14
 
 
-def _draw_remarks(panel: _Panel, assessment: ImageAssessment) -> None:
-    room = max(1, (_FOOTER_Y - 200 - panel.y) // 32)
-    if assessment.quality.warnings:
-        text = "Image quality: " + "; ".join(assessment.quality.warnings)
-        panel.paragraph(text, 23, _AMBER, min(room, 3))
-
-
-def _draw_foot(panel: _Panel, result: DiagnosisResult) -> None:
-    """Model and evidence, set from the bottom up, and what the result is not for."""
-    model = result.model
-    lines = wrapped(drawable(model.evidence), 21, _WIDTH, 3)
-    panel.y = _FOOTER_Y - 30 * len(lines) - 74
+def _draw_foot(panel: _Panel, result: DiagnosisResult) -> int:
+    """Model and evidence, set from the bottom up; returns where they begin."""
+    model, pen = result.model, panel.y
+    lines = wrapped(drawable(model.evidence), 20, _WIDTH, 5)
+    top = _FOOTER_Y - 29 * len(lines) - 84
+    panel.y = top + 14
     panel.rule()
-    panel.y -= 6
+    panel.y -= 8
     name = f"Model {model.name} {model.version}, weights {short_digest(model)}"
     panel.text(fitted(drawable(name), 22, _WIDTH), 22, _MUTED)
-    panel.y += 34
+    panel.y += 36
     for line in lines:
-        panel.text(line, 21, _MUTED)
-        panel.y += 30
+        panel.text(line, 20, _MUTED)
+        panel.y += 29
     panel.y = _FOOTER_Y
-    panel.paragraph(RESEARCH_USE, 21, _AMBER, 2)
+    panel.text("Not for diagnostic use without review.", 24, _AMBER)
+    panel.y = pen
+    return top

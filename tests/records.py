@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 
 from gateway.part10 import InstanceHeader
 from gateway.ports import AssociationInfo
@@ -120,12 +120,10 @@ class Record:
         return received.study_instance_uid
 
     def close(self) -> int:
-        """Let the quiet window pass; return the id of the only closed generation."""
+        """Let the quiet window pass; return the id of the newest closed generation."""
         self.clock.advance(QUIET_WINDOW_S)
         self.intake.close_due_generations()
-        hints = [hint for hint in self.ledger.due_hints(10.0) if hint.kind == "route"]
-        assert len(hints) == 1
-        return hints[0].id
+        return max(hint.id for hint in self.ledger.due_hints(10.0) if hint.kind == "route")
 
     def schedule(self, *analyses: str, **changes: Any) -> list[int]:
         """Receive a study, close it and route it; return the ids of its work items."""
@@ -180,21 +178,16 @@ class Record:
 
 
 @contextmanager
-def postgresql_database(server_url: str, template: str = "") -> Iterator[str]:
+def postgresql_database(server_url: str) -> Iterator[str]:
     """Make a database of its own on a server; yield its URL, drop it at the end."""
     name = f"lentigo_test_{os.getpid()}_{next(_numbers)}"
     server = make_url(server_url)
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
-    copied = f' TEMPLATE "{make_url(template).database}"' if template else ""
     try:
         with engine.connect() as connection:
-            connection.execute(text(f'CREATE DATABASE "{name}"{copied}'))
-        yield _with_password(server.set(database=name))
+            connection.execute(text(f'CREATE DATABASE "{name}"'))
+        yield server.set(database=name).render_as_string(hide_password=False)
         with engine.connect() as connection:
             connection.execute(text(f'DROP DATABASE "{name}" WITH (FORCE)'))
     finally:
         engine.dispose()
-
-
-def _with_password(url: URL) -> str:
-    return url.render_as_string(hide_password=False)

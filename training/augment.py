@@ -112,9 +112,7 @@ def augment_one(
     return image, mask
 
 
-def jitter_colour(
-    images: Tensor, settings: AugmentSettings, generator: torch.Generator
-) -> Tensor:
+def jitter_colour(images: Tensor, settings: AugmentSettings, generator: torch.Generator) -> Tensor:
     """Change brightness, contrast, saturation, tint and gamma of each image of a batch.
 
     Parameters

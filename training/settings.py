@@ -256,5 +256,3 @@ def _build_dataclass(kind: type, value: Any, where: str) -> Any:
     if unknown or missing:
         raise SettingsError(f"{where}: unknown {unknown}, missing {missing}")
     return kind(**{n: _build(hints[n], value[n], f"{where}.{n}") for n in names})
-
-

@@ -15,10 +15,10 @@ from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
-from models.manifest import Manifest
 from numpy.typing import NDArray
 
 from gateway.store.values import InstanceRow
+from models.manifest import Manifest
 from models.results import DiagnosisResult, ImageAssessment, ImageQuality
 from workers.errors import RegistryError
 from workers.ports import Tensors

@@ -13,7 +13,7 @@ from gateway.errors import (
     RecordUnavailable,
     SettingsError,
 )
-from models.errors import ImageError, ManifestError, ModelError, WeightsError
+from models.errors import ImageError, ManifestError, ModelError, OutputError, WeightsError
 from reports.errors import ReportError
 from workers import errors
 
@@ -56,6 +56,7 @@ _KINDS: dict[type[Exception], FailureKind] = {
     ImageError: FailureKind.DEFECT,
     ManifestError: FailureKind.DEFECT,
     WeightsError: FailureKind.DEFECT,
+    OutputError: FailureKind.DEFECT,
     ModelError: FailureKind.DEFECT,
     ReportError: FailureKind.DEFECT,
 }

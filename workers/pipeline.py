@@ -6,18 +6,25 @@ memory of a few; what the report needs later waits in ``Scratch``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 
-from gateway.store.values import NewObject
-from workers.analysis import PreparedImage
+from gateway.store.values import Claim, InstanceRow, NewObject
+from models.results import ImageAssessment, ImageQuality
+from reports.encode import PredecessorReport, ReportContext, ReportObject, SourceImage, encode
+from workers.analysis import Analysis, PreparedImage
+from workers.errors import ModelChanged, NothingDecodable, Undecodable
 from workers.ports import (
     InferenceClient,
     InstanceSource,
     PriorReports,
     ResultFiles,
+    Scratch,
+    ServedModel,
 )
 
 Checkpoint = Callable[[], None]
@@ -45,7 +52,6 @@ class Analysed:
     """``assessed`` or ``not_assessed``."""
     reason: str
     summary: dict[str, Any]
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +172,7 @@ def _assess(
 def _refuse_when_nothing_decodes(images: Sequence[_Image]) -> None:
     if any(image.source.pixels is not None for image in images):
         return
-    reasons = dict.fromkeys(
-        reason for image in images for reason in image.prepared.quality.reasons
-    )
+    reasons = dict.fromkeys(reason for image in images for reason in image.prepared.quality.reasons)
     raise NothingDecodable("; ".join(reasons) or "the study holds no image for this analysis")
 
 

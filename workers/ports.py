@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from models.manifest import Manifest
 from numpy.typing import NDArray
 from pydicom import Dataset
 
 from gateway.store.values import Claim, GenerationRow, PriorReport, Scheduled
+from models.manifest import Manifest
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 

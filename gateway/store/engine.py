@@ -124,8 +124,15 @@ def _is_outage(error: DBAPIError) -> bool:
 
 
 def migrate(url: str) -> None:
-    """Bring the schema of the record at ``url`` to the newest revision."""
+    """Bring the schema of the record at ``url`` to the newest revision.
+
+    Raises
+    ------
+    RecordUnavailable
+        The database does not answer, or its file cannot be made.
+    """
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["url"] = url
-    command.upgrade(config, "head")
+    with _translated():
+        command.upgrade(config, "head")

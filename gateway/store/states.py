@@ -102,9 +102,7 @@ def lock_study(connection: Connection, study_id: int) -> None:
     SQLite has one writer at a time anyway. On PostgreSQL rows are locked in the order work item,
     study, generation everywhere, so that no two transactions wait for each other.
     """
-    connection.execute(
-        select(Study.id).where(Study.id == study_id).with_for_update(key_share=True)
-    )
+    connection.execute(select(Study.id).where(Study.id == study_id).with_for_update(key_share=True))
 
 
 def refresh_study(connection: Connection, study_id: int, at: dt.datetime) -> str:

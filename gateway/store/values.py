@@ -88,6 +88,9 @@ class DeliveryRow:
     series_instance_uid: str
     study_instance_uid: str
     path: str
+    """Relative to the results folder."""
+    sha256: str
+    """Digest of the file, in hexadecimal."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -282,6 +282,55 @@ class WorkLedger:
         if changed != 1:
             raise LeaseLost(f"work item {claim.work_item_id} is held by another worker")
 
+    def change_model(self, claim: Claim, model_digest: str) -> None:
+        """Bind a claimed work item, of which nothing was made yet, to another model digest.
+
+        When the generation has a work item for that digest already, this one is canceled in its
+        favour.
+
+        Raises
+        ------
+        LeaseLost
+            Somebody else has it, or it was canceled.
+        """
+        now = self._clock()
+        with writing(self._engine) as connection:
+            self._fenced(connection, claim, lease_owner=WorkItem.lease_owner)
+            row = connection.execute(
+                select(WorkItem).where(WorkItem.id == claim.work_item_id)
+            ).one()
+            twin = connection.execute(
+                select(WorkItem.id).where(
+                    WorkItem.generation_id == row.generation_id,
+                    WorkItem.analysis == row.analysis,
+                    WorkItem.model_digest == model_digest,
+                )
+            ).scalar()
+            if twin is None:
+                connection.execute(
+                    update(WorkItem).where(WorkItem.id == row.id).values(model_digest=model_digest)
+                )
+                states.note(
+                    connection,
+                    now,
+                    "work_item.model_changed",
+                    study_id=row.study_id,
+                    work_item_id=row.id,
+                    analysis=row.analysis,
+                    model_digest=model_digest,
+                )
+            else:
+                self._cancel(
+                    connection,
+                    row,
+                    now,
+                    kind="REJECTED",
+                    reason="another version of the model was put in service; the study has its "
+                    "result from that one",
+                )
+        if twin is not None:
+            raise LeaseLost(f"work item {claim.work_item_id} was canceled")
+
     # -- ends of a step ---------------------------------------------------------------------
 
     def save_results(
@@ -357,6 +406,7 @@ class WorkLedger:
                     ResultObject.sop_instance_uid,
                     ResultObject.series_instance_uid,
                     ResultObject.path,
+                    ResultObject.sha256,
                     Study.study_instance_uid,
                 )
                 .join(ResultObject, Delivery.result_object_id == ResultObject.id)
@@ -391,7 +441,14 @@ class WorkLedger:
             values["confirmed_at"] = now
         with writing(self._engine) as connection:
             self._fenced(connection, claim, lease_owner=WorkItem.lease_owner)
-            connection.execute(update(Delivery).where(Delivery.id == delivery_id).values(**values))
+            objects = select(ResultObject.id).where(ResultObject.work_item_id == claim.work_item_id)
+            changed = connection.execute(
+                update(Delivery)
+                .where(Delivery.id == delivery_id, Delivery.result_object_id.in_(objects))
+                .values(**values)
+            ).rowcount
+            if changed != 1:
+                raise LeaseLost(f"delivery {delivery_id} is of another work item")
             states.note(
                 connection,
                 now,

@@ -212,3 +212,94 @@ class DiagnosisNetwork(nn.Module):
             embedding=embedding,
             lesion_logit=functional.interpolate(lesion, size=images.shape[2:], mode="bilinear"),
         )
+
+
+@dataclass(frozen=True)
+class ServedOutput:
+    """What the served model answers for a batch."""
+
+    logits: Tensor
+    """(B, C) float32, uncalibrated."""
+    embedding: Tensor
+    """(B, E) float32."""
+    ood_score: Tensor
+    """(B, 1) float32, Mahalanobis distance to the nearest label's training images."""
+    lesion_prob: Tensor
+    """(B, H, W) uint8, lesion probability times 255."""
+
+
+class ServedDiagnosis(nn.Module):
+    """Network as it is served: bytes in, and the distance to the training data out.
+
+    Parameters
+    ----------
+    shape
+        Shape of the network.
+    mean, std
+        Normalisation of the training, per channel on values in [0, 1].
+    flips
+        Average over the four mirror images: a lesion has no upper or left side.
+
+    Notes
+    -----
+    The class means and the whitening matrix are buffers: they are stored with the weights.
+
+    References
+    ----------
+    Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples, NeurIPS
+    2018, eq. 2 (Mahalanobis distance with one covariance for all classes).
+    """
+
+    mean: Tensor
+    std: Tensor
+    ood_means: Tensor
+    ood_whitening: Tensor
+
+    def __init__(
+        self,
+        shape: DiagnosisShape,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        flips: bool,
+    ) -> None:
+        super().__init__()
+        self.network = DiagnosisNetwork(shape)
+        self.flips = flips
+        width = shape.embedding_dim
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("ood_means", torch.zeros(shape.num_labels, width))
+        self.register_buffer("ood_whitening", torch.eye(width))
+
+    def forward(self, images: Tensor) -> ServedOutput:
+        """Answer a batch.
+
+        Parameters
+        ----------
+        images
+            (B, H, W, 3) uint8 RGB.
+        """
+        pixels = (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        views: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3)) if self.flips else ((),)
+        outputs = [(view, self.network(pixels.flip(view))) for view in views]
+        logits = torch.stack([out.logits.float() for _, out in outputs]).mean(0)
+        embedding = torch.stack([out.embedding.float() for _, out in outputs]).mean(0)
+        lesion = torch.stack(
+            [out.lesion_logit.float().sigmoid().flip(view) for view, out in outputs]
+        ).mean(0)
+        return ServedOutput(
+            logits=logits,
+            embedding=embedding,
+            ood_score=self.ood_score(embedding),
+            lesion_prob=(lesion.squeeze(1) * 255).round().to(torch.uint8),
+        )
+
+    def ood_score(self, embedding: Tensor) -> Tensor:
+        """Smallest whitened distance to a label's mean, (B, 1)."""
+        # Differences first: whitened embeddings are large numbers that nearly cancel. And in
+        # float32: half precision would drown the small directions that whitening enlarges.
+        with torch.autocast(embedding.device.type, enabled=False):
+            offsets = embedding.float().unsqueeze(1) - self.ood_means
+            return (offsets @ self.ood_whitening).norm(dim=2).amin(dim=1, keepdim=True)

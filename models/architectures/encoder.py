@@ -83,7 +83,8 @@ def sincos_positions(dim: int, grid: int) -> Tensor:
     ----------
     He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022 (2-D sine-cosine).
     """
-    frequencies = POSITION_TEMPERATURE ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    quarter = dim // 4
+    frequencies = POSITION_TEMPERATURE ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
     steps = torch.arange(grid, dtype=torch.float64)
     rows, columns = torch.meshgrid(steps, steps, indexing="ij")
     parts = []

@@ -262,9 +262,7 @@ class DiagnosisRun:
             )
             self._save()
 
-    def _load(
-        self, cohort: Cohort, size: int, report: Callable[[str, int, int], None]
-    ) -> Pixels:
+    def _load(self, cohort: Cohort, size: int, report: Callable[[str, int, int], None]) -> Pixels:
         done = itertools.count(1)
         total = len(cohort.rows)
         return load_pixels(

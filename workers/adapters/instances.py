@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.pixels import as_pixel_options, get_decoder
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import as_pixel_options
 from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGBaseline8Bit, JPEGExtended12Bit
 
 from workers.adapters.jpeg import decode_8_bit, has_j2k_component_transform, read_jpeg_facts
@@ -29,7 +30,6 @@ MAX_PIXELS = 200_000_000
 """Largest image that is decoded: 600 MB as RGB. A header can promise 4,294,836,225 pixels."""
 
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
-_UNDEFINED_LENGTH = 0xFFFFFFFF
 _LONG_VR = (b"OB", b"OW", b"UN", b"OL", b"OV", b"OD", b"OF")
 
 # What pydicom and the codecs under it raise for damaged input; there is no common base class.
@@ -72,6 +72,7 @@ class SpoolInstances:
             _complete(header)
             _check_size(header, self._max_pixels)
             try:
+                value_representation = _seek_value(stream, header)
                 frame = _first_frame(stream, header)
             except OSError as exc:
                 raise StorageUnavailable("the spool cannot be read") from exc
@@ -79,7 +80,7 @@ class SpoolInstances:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # pydicom remarks on every odd header
-                pixels = _decode(frame, header, syntax)
+                pixels = _decode(frame, header, value_representation)
         except _DECODER_FAULTS as exc:
             raise Undecodable(
                 f"its pixel data cannot be decoded ({syntax.name}, {type(exc).__name__})"
@@ -153,18 +154,23 @@ def _frames(header: Dataset) -> int:
         return 1
 
 
-def _first_frame(stream: BinaryIO, header: Dataset) -> bytes:
-    """Return the bytes of the first frame, encoded as they are; nothing beyond it is read.
-
-    The stream stands at the tag of Pixel Data, where pydicom stopped.
-    """
+def _seek_value(stream: BinaryIO, header: Dataset) -> str:
+    """Go from the tag of Pixel Data, where pydicom stopped, to its value; return its VR."""
     syntax: UID = header.file_meta.TransferSyntaxUID
     start = stream.read(12)
-    is_little = syntax.is_little_endian
-    tag = start[:4] if is_little else start[1::-1] + start[3:1:-1]
+    tag = start[:4] if syntax.is_little_endian else start[1::-1] + start[3:1:-1]
     if tag != _PIXEL_DATA:
         raise Undecodable("it holds no pixel data")
-    if syntax.is_compressed:
+    is_explicit = not syntax.is_implicit_VR and start[4:6] in _LONG_VR
+    if not is_explicit:
+        stream.seek(-4, 1)  # the header of this element has 8 bytes
+    # PS3.5 A.1: implicit VR means OW.
+    return "OB" if is_explicit and start[4:6] == b"OB" else "OW"
+
+
+def _first_frame(stream: BinaryIO, header: Dataset) -> bytes:
+    """Return the bytes of the first frame, encoded as they are; nothing beyond it is read."""
+    if header.file_meta.TransferSyntaxUID.is_compressed:
         try:
             return get_frame(
                 stream,
@@ -174,13 +180,12 @@ def _first_frame(stream: BinaryIO, header: Dataset) -> bytes:
             )
         except (ValueError, IndexError, EOFError, struct.error, KeyError, StopIteration) as exc:
             raise Undecodable("its compressed pixel data is damaged or incomplete") from exc
-    if syntax.is_implicit_VR or start[4:6] not in _LONG_VR:
-        stream.seek(-4, 1)  # the header of this element has 8 bytes
     bits = header.Rows * header.Columns * header.SamplesPerPixel * header.BitsAllocated
     if header.PhotometricInterpretation == "YBR_FULL_422":
         bits = bits * 2 // 3
     length = (bits + 7) // 8
-    frame = stream.read(length)
+    # Whole 16-bit words: a big-endian file has them swapped, the last byte's too (PS3.5 8.1.1).
+    frame = stream.read(length + length % 2)
     if len(frame) < length:
         raise Undecodable("its pixel data ends early")
     return frame
@@ -191,16 +196,16 @@ def _extended_offsets(header: Dataset) -> tuple[bytes, bytes] | None:
     return (offsets, lengths) if offsets and lengths else None
 
 
-def _decode(frame: bytes, header: Dataset, syntax: UID) -> NDArray[np.uint8]:
+def _decode(frame: bytes, header: Dataset, value_representation: str) -> NDArray[np.uint8]:
+    syntax: UID = header.file_meta.TransferSyntaxUID
     photometric = str(header.PhotometricInterpretation)
     if syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
         pixels = _decode_dct(frame, header)
         if pixels is not None:
             return pixels if pixels.ndim == 3 else to_rgb(pixels, photometric, header)
-    single = _single_frame(frame, header, syntax)
-    samples, properties = get_decoder(syntax).as_array(
-        single, index=0, raw=True, view_only=True, **as_pixel_options(single)
-    )
+    single = _single_frame(frame, header, value_representation)
+    options = as_pixel_options(single, view_only=True)
+    samples, properties = get_decoder(syntax).as_array(single, index=0, raw=True, **options)
     if samples.ndim == 3:
         photometric = str(properties["photometric_interpretation"])
     if samples.ndim == 3 and syntax in JPEG2000TransferSyntaxes:
@@ -227,8 +232,9 @@ def _decode_dct(frame: bytes, header: Dataset) -> NDArray[np.uint8] | None:
     return decode_8_bit(frame, facts, declared_rgb=is_rgb)
 
 
-def _single_frame(frame: bytes, header: Dataset, syntax: UID) -> Dataset:
+def _single_frame(frame: bytes, header: Dataset, value_representation: str) -> Dataset:
     """Return a data set that holds this frame alone, so that nothing else is decoded."""
+    syntax: UID = header.file_meta.TransferSyntaxUID
     single = Dataset()
     for element in header.group_dataset(0x0028):
         single.add(element)
@@ -237,9 +243,6 @@ def _single_frame(frame: bytes, header: Dataset, syntax: UID) -> Dataset:
     single.set_original_encoding(
         is_implicit_vr=syntax.is_implicit_VR, is_little_endian=syntax.is_little_endian
     )
-    if syntax.is_compressed:
-        single.PixelData = encapsulate([frame])
-    else:
-        single.PixelData = frame
-    single["PixelData"].VR = "OB" if header.BitsAllocated == 8 else "OW"
+    single.PixelData = encapsulate([frame]) if syntax.is_compressed else frame
+    single["PixelData"].VR = "OB" if syntax.is_compressed else value_representation
     return single

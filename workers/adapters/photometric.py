@@ -37,6 +37,7 @@ def to_rgb(samples: NDArray[Any], photometric: str, header: Dataset) -> NDArray[
     Undecodable
         If the samples are of a kind that is not read.
     """
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
     if samples.dtype.itemsize > 2:
         raise Undecodable(f"samples of {8 * samples.dtype.itemsize} bits are not read")
     if samples.ndim == 2:
@@ -48,11 +49,9 @@ def to_rgb(samples: NDArray[Any], photometric: str, header: Dataset) -> NDArray[
         # As unsigned, a signed sample indexes the table that was made in the same order.
         indices = samples.view(f"u{samples.dtype.itemsize}")
         if table.ndim == 1:
-            grey = table[indices]
-            return cv2.cvtColor(np.ascontiguousarray(grey), cv2.COLOR_GRAY2RGB).astype(
-                np.uint8, copy=False
-            )
-        return table[indices]
+            table = np.repeat(table[:, np.newaxis], 3, axis=1)
+        rgb: NDArray[np.uint8] = table[indices]
+        return rgb
     pixels = _to_8_bit(samples, _bits_stored(samples.dtype, header))
     if photometric in ("YBR_FULL", "YBR_FULL_422"):
         return _ybr_to_rgb(pixels)
@@ -72,7 +71,8 @@ def _to_8_bit(samples: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     if unsigned.dtype == np.uint8 and bits == 8:
         return unsigned
     table = _scaled(np.arange(2 ** (8 * unsigned.dtype.itemsize)) / (2**bits - 1))
-    return table[unsigned]
+    scaled: NDArray[np.uint8] = table[unsigned]
+    return scaled
 
 
 def _scaled(values: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -95,9 +95,7 @@ def _sample_values(dtype: np.dtype[Any]) -> NDArray[np.float64]:
     return patterns.view(dtype).astype(np.float64)
 
 
-def _grey_table(
-    dtype: np.dtype[Any], header: Dataset, *, is_inverted: bool
-) -> NDArray[np.uint8]:
+def _grey_table(dtype: np.dtype[Any], header: Dataset, *, is_inverted: bool) -> NDArray[np.uint8]:
     values = _sample_values(dtype)
     slope, intercept = _number(header, "RescaleSlope"), _number(header, "RescaleIntercept")
     slope = 1.0 if slope is None else slope
@@ -121,7 +119,14 @@ def _palette_table(dtype: np.dtype[Any], header: Dataset) -> NDArray[np.uint8]:
     patterns = np.arange(2 ** (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}")
     try:
         colours = apply_color_lut(patterns.view(dtype).reshape(1, -1), header)[0]
-    except (ValueError, AttributeError, KeyError, IndexError, TypeError, NotImplementedError) as exc:
+    except (
+        ValueError,
+        AttributeError,
+        KeyError,
+        IndexError,
+        TypeError,
+        NotImplementedError,
+    ) as exc:
         raise Undecodable("its colour palette is missing or damaged") from exc
     if colours.dtype == np.uint8:
         return np.ascontiguousarray(colours[:, :3])

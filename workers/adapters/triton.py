@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import grpc
 import numpy as np
-from models.manifest import Manifest
 from numpy.typing import NDArray
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from models.errors import ManifestError
+from models.manifest import Manifest
 from workers.errors import BadModelOutput, ModelUnavailable
 from workers.ports import ServedModel, Tensors
 from workers.settings import TritonSettings
@@ -77,7 +76,7 @@ class TritonModels:
             if not self._client.is_model_ready(model, client_timeout=timeout_s):
                 raise ModelUnavailable(f"the model {model} is not ready on the model server")
             config: Any = self._client.get_model_config(model, client_timeout=timeout_s).config
-        except (InferenceServerException, grpc.RpcError) as exc:
+        except InferenceServerException as exc:
             raise _translated(exc, model) from exc
         parameters = {name: value.string_value for name, value in config.parameters.items()}
         text, digest = parameters.get("manifest", ""), parameters.get("digest", "")
@@ -110,7 +109,7 @@ class TritonModels:
                 client_timeout=self._timeout_s,
                 timeout=int(self._timeout_s * 1e6),  # the server gives up too, in microseconds
             )
-        except (InferenceServerException, grpc.RpcError) as exc:
+        except InferenceServerException as exc:
             raise _translated(exc, model) from exc
         return _checked(answer, model, batch.pop())
 
@@ -142,16 +141,10 @@ def _checked(answer: Any, model: str, batch: int) -> dict[str, NDArray[Any]]:
     return outputs
 
 
-def _translated(exc: Exception, model: str) -> ModelUnavailable | BadModelOutput:
+def _translated(exc: InferenceServerException, model: str) -> ModelUnavailable | BadModelOutput:
     """Return our error for one of theirs; its text stays in the cause, it may quote the request."""
-    if isinstance(exc, InferenceServerException):
-        status = str(exc.status() or "")
-    else:
-        code = exc.code() if isinstance(exc, grpc.Call) else None
-        status = str(code or "StatusCode.UNAVAILABLE")
+    status = str(exc.status() or "")
     word = status.removeprefix("StatusCode.").lower().replace("_", " ") or "no status"
     if not status or status in _PASSING:
         return ModelUnavailable(f"the model {model} cannot be asked now ({word})")
     return BadModelOutput(f"the model server refuses a request to {model} ({word})")
-
-

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from gateway.store.engine import migrate, open_engine
+from gateway.store.tables import Base
 from tests.records import Record, TestClock, postgresql_database
 
 # Read before the fixture below hides it.
@@ -45,22 +46,35 @@ def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _postgresql_template(postgresql_server: str) -> Iterator[str]:
+def _postgresql_record(postgresql_server: str) -> Iterator[tuple[str, Engine]]:
     with postgresql_database(postgresql_server) as url:
         migrate(url)
-        yield url
+        engine = open_engine(url)
+        yield url, engine
+        engine.dispose()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def record_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """URL of a new, migrated record on each kind of database."""
+def record_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of an empty record on each kind of database; its schema must stay as it is."""
     if request.param == "sqlite":
         path = tmp_path / "record.sqlite3"
         shutil.copyfile(request.getfixturevalue("_sqlite_template"), path)
-        yield f"sqlite:///{path}"
+        return f"sqlite:///{path}"
+    url, engine = request.getfixturevalue("_postgresql_record")
+    names = ", ".join(f'"{table.name}"' for table in Base.metadata.sorted_tables)
+    with engine.begin() as connection:
+        connection.execute(text(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+    return str(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def own_record_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty database of the test's own, for what changes the schema."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'own.sqlite3'}"
         return
-    template = request.getfixturevalue("_postgresql_template")
-    with postgresql_database(request.getfixturevalue("postgresql_server"), template) as url:
+    with postgresql_database(request.getfixturevalue("postgresql_server")) as url:
         yield url
 
 

@@ -25,8 +25,8 @@ from gateway.store.tables import (
     Event,
     Generation,
     Identity,
-    Instance,
     Installation,
+    Instance,
     Refusal,
     Study,
 )
@@ -415,9 +415,13 @@ def test_installation_serial_stays_the_same(record):
 
 
 def test_failed_write_leaves_nothing(record):
-    with pytest.raises(ZeroDivisionError), writing(record.engine) as connection:
-        states.note(connection, START, "before.the.fault")
-        raise ZeroDivisionError
+    def write() -> None:
+        with writing(record.engine) as connection:
+            states.note(connection, START, "before.the.fault")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write()
     assert actions(record) == []
 
 
@@ -426,7 +430,7 @@ def test_naive_time_is_refused(record):
         pytest.raises(Exception, match="naive datetime"),
         writing(record.engine) as connection,
     ):
-        states.note(connection, dt.datetime(2026, 1, 1), "x")  # noqa: DTZ001
+        states.note(connection, dt.datetime(2026, 1, 1), "x")
 
 
 def test_times_come_back_aware_in_utc(record):
@@ -454,10 +458,11 @@ def test_database_that_does_not_answer_is_an_outage(url):
     engine.dispose()
 
 
-def test_record_without_a_schema_is_an_outage(record_url, engine, record):
-    Base.metadata.drop_all(engine)
+def test_record_without_a_schema_is_an_outage(own_record_url, clock):
+    engine = open_engine(own_record_url)
     with pytest.raises(RecordUnavailable):
-        record.receive()
+        Record(engine, clock).receive()
+    engine.dispose()
 
 
 def test_locked_record_is_an_outage_and_nothing_is_written(sqlite_record, tmp_path, monkeypatch):
@@ -506,11 +511,14 @@ def test_migrations_make_the_schema_of_the_tables(engine):
     assert difference(engine) == []
 
 
-def test_downgrade_removes_all_and_upgrade_brings_it_back(record_url, engine):
-    command.downgrade(alembic_config(record_url), "base")
+def test_downgrade_removes_all_and_upgrade_brings_it_back(own_record_url):
+    migrate(own_record_url)
+    engine = open_engine(own_record_url)
+    command.downgrade(alembic_config(own_record_url), "base")
     assert set(inspect(engine).get_table_names()) <= {"alembic_version"}
-    migrate(record_url)
+    migrate(own_record_url)
     assert difference(engine) == []
+    engine.dispose()
 
 
 def test_migrating_again_keeps_what_is_there(record_url, record):

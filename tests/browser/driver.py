@@ -1,0 +1,247 @@
+"""Debian's Chromium, headless, driven through its chromedriver.
+
+The browser reaches loopback only, starts with an empty profile, and has an exact window. A page
+that writes an error to the console fails the test that opened it.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+
+from tests.servers import find_program, require, wait_until
+
+Picture = NDArray[np.uint8]
+"""(H, W, 3) uint8, RGB."""
+
+_ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",  # tests may run as root, where Chromium's sandbox cannot
+    "--disable-gpu",
+    "--enable-unsafe-swiftshader",  # WebGL without a GPU
+    "--disable-dev-shm-usage",  # /dev/shm is small in containers
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+)
+_PAGE_LOAD_S = 60
+
+
+class Browser:
+    """One browser window."""
+
+    def __init__(self, driver: Chrome, ignore_console: tuple[str, ...]) -> None:
+        self.driver = driver
+        self._ignore = [re.compile(pattern) for pattern in ignore_console]
+        self._errors: list[str] = []
+
+    def open(self, url: str) -> None:
+        """Go to a page and wait until it is loaded."""
+        self.driver.get(url)
+
+    @property
+    def url(self) -> str:
+        """Address of the page shown."""
+        return self.driver.current_url
+
+    @property
+    def text(self) -> str:
+        """Visible text of the page."""
+        return str(self.script("return document.body ? document.body.innerText : ''"))
+
+    def script(self, code: str, *arguments: Any) -> Any:
+        """Run JavaScript in the page; ``return`` gives a value back."""
+        return self.driver.execute_script(code, *arguments)
+
+    def find(self, css: str) -> WebElement | None:
+        """Return the first element that matches, None when there is none."""
+        found = self.driver.find_elements(By.CSS_SELECTOR, css)
+        return found[0] if found else None
+
+    def find_all(self, css: str) -> list[WebElement]:
+        """Return every element that matches."""
+        return self.driver.find_elements(By.CSS_SELECTOR, css)
+
+    def wait_for(self, css: str, timeout_s: float = 30.0) -> WebElement:
+        """Wait until an element matches and is visible, and return it."""
+
+        def visible() -> WebElement | None:
+            try:
+                return next((e for e in self.find_all(css) if e.is_displayed()), None)
+            except StaleElementReferenceException:  # the page redrew itself meanwhile
+                return None
+
+        found = wait_until(visible, timeout_s, f"element {css!r} on {self.url}")
+        assert found is not None
+        return found
+
+    def wait_for_text(self, text: str, timeout_s: float = 30.0) -> None:
+        """Wait until the page shows a text."""
+        wait_until(lambda: text in self.text, timeout_s, f"text {text!r} on {self.url}")
+
+    def wait_for_url(self, pattern: str, timeout_s: float = 30.0) -> None:
+        """Wait until the address matches a regular expression somewhere."""
+        wait_until(
+            lambda: re.search(pattern, self.url), timeout_s, f"address like {pattern!r}"
+        )
+
+    def fill(self, css: str, text: str) -> None:
+        """Type a text into a field, in place of what it holds."""
+        element = self.wait_for(css)
+        element.clear()
+        element.send_keys(text)
+
+    def click(self, css: str) -> None:
+        """Click the first visible element that matches."""
+        self.wait_for(css).click()
+
+    def click_text(self, text: str, timeout_s: float = 30.0) -> None:
+        """Click the button or link with exactly this text."""
+        quoted = '"' + text.replace('"', "") + '"'
+        path = f"//*[self::button or self::a][normalize-space(.)={quoted}]"
+
+        def visible() -> WebElement | None:
+            try:
+                found = self.driver.find_elements(By.XPATH, path)
+                return next((e for e in found if e.is_displayed()), None)
+            except StaleElementReferenceException:
+                return None
+
+        element = wait_until(visible, timeout_s, f"button or link {text!r} on {self.url}")
+        assert element is not None
+        element.click()
+
+    def double_click(self, css: str) -> None:
+        """Double-click the first visible element that matches."""
+        ActionChains(self.driver).double_click(self.wait_for(css)).perform()
+
+    def set_size(self, width: int, height: int) -> None:
+        """Give the page exactly this many CSS pixels, one device pixel each."""
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+    def screenshot(self, path: Path | None = None, *, css: str = "") -> Picture:
+        """Photograph the window, or one element, and write it where asked.
+
+        Parameters
+        ----------
+        path
+            PNG file; its folder is made when it does not exist.
+        css
+            Element to cut out of the picture.
+        """
+        png = self.driver.get_screenshot_as_png()
+        picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
+        if css:
+            box = self.script(
+                "const b = arguments[0].getBoundingClientRect();"
+                "return [b.top, b.left, b.bottom, b.right].map(Math.round)",
+                self.wait_for(css),
+            )
+            top, left, bottom, right = (max(0, int(edge)) for edge in box)
+            picture = picture[top:bottom, left:right]
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        return np.asarray(picture, np.uint8)
+
+    def console_errors(self) -> list[str]:
+        """Return every error that pages wrote to the console so far, but the ignored ones."""
+        for entry in self.driver.get_log("browser"):
+            is_ignored = any(pattern.search(entry["message"]) for pattern in self._ignore)
+            if entry["level"] == "SEVERE" and not is_ignored:
+                self._errors.append(str(entry["message"]))
+        return list(self._errors)
+
+    def overflows(self) -> bool:
+        """Whether the page is wider than the window."""
+        return bool(
+            self.script(
+                "const d = document.documentElement; return d.scrollWidth > d.clientWidth"
+            )
+        )
+
+
+@contextmanager
+def browser(
+    folder: Path,
+    *,
+    size: tuple[int, int] = (1400, 900),
+    ignore_console: tuple[str, ...] = (),
+) -> Iterator[Browser]:
+    """Run a browser.
+
+    Parameters
+    ----------
+    folder
+        Made when it does not exist; holds ``chromedriver.log`` and, if the test fails, a picture
+        of the page, ``failure.png``.
+    size
+        (width, height) of the page in pixels.
+    ignore_console
+        Regular expressions of console errors that are not ours to mend.
+
+    Raises
+    ------
+    AssertionError
+        At the end, if a page wrote an error to the console.
+    """
+    require("chromium", "chromedriver")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix="lentigo-chromium-", ignore_cleanup_errors=True
+    ) as profile:
+        driver = _start(folder, Path(profile))
+        try:
+            driver.set_page_load_timeout(_PAGE_LOAD_S)
+            window = Browser(driver, ignore_console)
+            window.set_size(*size)
+            try:
+                yield window
+            except BaseException:
+                _photograph_failure(window, folder)
+                raise
+            errors = window.console_errors()
+            assert not errors, "console errors:\n" + "\n".join(errors)
+        finally:
+            driver.quit()
+
+
+def _start(folder: Path, profile: Path) -> Chrome:
+    options = ChromeOptions()
+    options.binary_location = str(find_program("chromium"))
+    for argument in (*_ARGUMENTS, f"--user-data-dir={profile}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = Service(
+        executable_path=str(find_program("chromedriver")),
+        log_output=str(folder / "chromedriver.log"),
+    )
+    # A proxy set for the way out must not be asked for the way to chromedriver.
+    with mock.patch.dict(os.environ, {"no_proxy": "127.0.0.1,localhost"}):
+        return Chrome(options=options, service=service)
+
+
+def _photograph_failure(window: Browser, folder: Path) -> None:
+    """Keep a picture for whoever reads the failure; the failure itself goes first."""
+    try:
+        window.screenshot(folder / "failure.png")
+    except WebDriverException as exc:
+        (folder / "failure.txt").write_text(f"no picture: {type(exc).__name__}\n")

@@ -1,0 +1,55 @@
+"""dcmtk's storescp: a plain receiver to send to, and to be compared with."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.servers.process import ServerProcess, accepts, free_port, loopback_only, program
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreScp:
+    """A running storescp of dcmtk: accepts every Storage SOP Class and writes what it gets."""
+
+    ae_title: str
+    """Its AE title (it answers to any)."""
+    host: str
+    """Loopback."""
+    port: int
+    """Its port."""
+    folder: Path
+    """Where the received files lie."""
+    process: ServerProcess
+    """The process."""
+
+    def files(self) -> list[Path]:
+        """Return the files received so far, sorted."""
+        return sorted(path for path in self.folder.iterdir() if path.is_file())
+
+
+@contextmanager
+def storescp(folder: Path, *, aet: str = "STORESCP") -> Iterator[StoreScp]:
+    """Run dcmtk's storescp in its fastest mode: one process an association, bytes as received.
+
+    Parameters
+    ----------
+    folder
+        Made when it does not exist; holds the log and a folder ``received``.
+    aet
+        Its AE title.
+    """
+    command = program("storescp")
+    received = folder / "received"
+    received.mkdir(parents=True)
+    port = free_port()
+    process = ServerProcess("storescp", folder / "storescp.log")
+    options = ["--fork", "+B", "+xa", "-pm", "-aet", aet, "-od", str(received)]
+    process.start(
+        [command, *options, str(port)], lambda: accepts(port), environment=loopback_only()
+    )
+    try:
+        yield StoreScp(ae_title=aet, host="127.0.0.1", port=port, folder=received, process=process)
+    finally:
+        process.end(signal.SIGTERM)

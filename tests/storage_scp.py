@@ -1,0 +1,124 @@
+"""A storage SCP for tests: pynetdicom on loopback, with the behaviours a PACS can have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydicom.dataset import Dataset
+from pydicom.filewriter import dcmwrite
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.presentation import build_context
+
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+
+
+@dataclass(kw_only=True)
+class StorageScp:
+    """What the SCP is told to do, and what it has seen."""
+
+    sop_classes: Sequence[str] = (COMPREHENSIVE_3D_SR, SEGMENTATION, SECONDARY_CAPTURE)
+    transfer_syntaxes: Sequence[str] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    offers_find: bool = True
+    statuses: dict[str, int] = field(default_factory=dict)
+    """C-STORE status by SOP class; 0000 otherwise."""
+    abort_on: str = ""
+    """Abort the association at a C-STORE of this SOP class."""
+    unlisted: set[str] = field(default_factory=set)
+    """SOP Instance UIDs that are stored but not listed yet."""
+    find_status: int = 0x0000
+    required_calling_ae_title: str = ""
+    answers_everything: bool = False
+    """Answer a C-FIND with every instance, whatever was asked for."""
+    stored: list[Dataset] = field(default_factory=list)
+    associations: int = 0
+    port: int = 0
+
+    @property
+    def listed(self) -> set[str]:
+        return {str(ds.SOPInstanceUID) for ds in self.stored} - self.unlisted
+
+    def _on_store(self, event: Any) -> int:
+        ds = event.dataset
+        if str(ds.SOPClassUID) == self.abort_on:
+            event.assoc.abort()
+            return 0xC001
+        status = self.statuses.get(str(ds.SOPClassUID), 0x0000)
+        if status == 0x0000 or 0xB000 <= status <= 0xBFFF:
+            ds.file_meta = event.file_meta
+            self.stored.append(ds)
+        return status
+
+    def _on_find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        query = event.identifier
+        for uid in sorted(self.listed):
+            if self.answers_everything or uid == query.SOPInstanceUID:
+                answer = Dataset()
+                answer.QueryRetrieveLevel = "IMAGE"
+                answer.StudyInstanceUID = query.StudyInstanceUID
+                answer.SeriesInstanceUID = query.SeriesInstanceUID
+                answer.SOPInstanceUID = uid
+                yield 0xFF00, answer
+        if self.find_status:
+            yield self.find_status, None
+
+    def _on_accepted(self, _event: Any) -> None:
+        self.associations += 1
+
+    @contextmanager
+    def serving(self) -> Iterator[StorageScp]:
+        ae = AE(ae_title="PACS")
+        if self.required_calling_ae_title:
+            ae.require_calling_aet = [self.required_calling_ae_title]
+        contexts = [build_context(uid, list(self.transfer_syntaxes)) for uid in self.sop_classes]
+        if self.offers_find:
+            contexts.append(build_context(STUDY_ROOT_FIND))
+        server = ae.start_server(
+            ("127.0.0.1", self.port),
+            block=False,
+            contexts=contexts,
+            evt_handlers=[
+                (evt.EVT_C_STORE, self._on_store),
+                (evt.EVT_C_FIND, self._on_find),
+                (evt.EVT_ACCEPTED, self._on_accepted),
+            ],
+        )
+        assert server is not None
+        self.port = server.server_address[1]
+        try:
+            yield self
+        finally:
+            server.shutdown()
+
+
+def write_object(folder: Path, sop_class_uid: str, number: int) -> Path:
+    """Write a small instance that no clinician would want but every SCP can store."""
+    ds = Dataset()
+    ds.SOPClassUID = sop_class_uid
+    ds.SOPInstanceUID = f"1.2.826.0.1.3680043.10.511.3.{number}"
+    ds.StudyInstanceUID = "1.2.826.0.1.3680043.10.511.1"
+    ds.SeriesInstanceUID = "1.2.826.0.1.3680043.10.511.2"
+    ds.PatientID = "P1"
+    ds.PatientName = "Test^Person"
+    ds.Modality = "OT"
+    ds.file_meta = _meta(ds)
+    path = folder / f"{number}.dcm"
+    dcmwrite(path, ds, enforce_file_format=True)
+    return path
+
+
+def _meta(ds: Dataset) -> Any:
+    from pydicom.dataset import FileMetaDataset
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return meta

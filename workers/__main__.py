@@ -1,0 +1,33 @@
+"""``python -m workers``: one worker process group for all queues."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pydantic import ValidationError
+
+from gateway.errors import GatewayError
+from gateway.logs import configure_logging
+from gateway.settings import reject_unknown_environment
+from workers.app import run
+from workers.bootstrap import Settings
+from workers.errors import RegistryError
+
+
+def main() -> int:
+    """Run until SIGTERM; a setting or an analysis that cannot be used ends it at once."""
+    configure_logging("workers")
+    try:
+        reject_unknown_environment(os.environ)
+        return run(Settings())
+    except ValidationError as exc:
+        names = ", ".join(".".join(str(part) for part in each["loc"]) for each in exc.errors())
+        print(f"workers: settings that cannot be used: {names}", file=sys.stderr)
+    except (GatewayError, RegistryError) as exc:
+        print(f"workers: {exc}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

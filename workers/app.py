@@ -1,0 +1,93 @@
+"""The Celery app of the workers: queues and settings.
+
+The record owns the work and the sweeper announces whatever is not done, so a message may be lost,
+doubled or late. What the app must do by itself is to come back when Redis does.
+"""
+
+from __future__ import annotations
+
+from celery import Celery, signals
+
+from gateway.queue import queue_name
+from workers.bootstrap import Settings, build_services, offered_analyses
+from workers.tasks import ServicesOfProcess, register_tasks
+
+_VISIBILITY_TIMEOUT_S = 24 * 3600
+
+
+def queue_names(analyses: tuple[str, ...]) -> tuple[str, ...]:
+    """Return every queue that a worker consumes."""
+    return (
+        queue_name("route"),
+        queue_name("deliver"),
+        *(queue_name("analyse", name) for name in analyses),
+    )
+
+
+def create_app(settings: Settings) -> Celery:
+    """Return the app; it connects to nothing yet.
+
+    Raises
+    ------
+    RegistryError
+        An analysis module cannot be used.
+    """
+    app = Celery("lentigo", broker=settings.broker.url, set_as_current=False)
+    app.conf.update(
+        task_queues={name: {} for name in queue_names(offered_analyses().names)},
+        task_default_queue=queue_name("route"),
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        task_acks_late=True,
+        # A worker that dies loses its message; the sweeper announces the work when its lease ends.
+        task_reject_on_worker_lost=False,
+        worker_prefetch_multiplier=1,
+        worker_concurrency=settings.worker.concurrency,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        # The lease decides who may write: running steps are not killed because Redis went away.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=5.0,
+        broker_heartbeat=0,
+        broker_transport_options={
+            # Later than any step: a redelivered hint only finds its work taken.
+            "visibility_timeout": _VISIBILITY_TIMEOUT_S,
+            "socket_connect_timeout": 5.0,
+            # Longer than the blocking read of the consumer, short enough to notice a dead peer.
+            "socket_timeout": 30.0,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+        accept_content=["json"],
+        task_serializer="json",
+    )
+    register_tasks(app, ServicesOfProcess(lambda: build_services(settings)))
+    return app
+
+
+def run(settings: Settings) -> int:
+    """Run a worker for all queues until SIGTERM; return its exit status."""
+    app = create_app(settings)
+    # Our logging is configured already; without a receiver Celery would set up its own.
+    signals.setup_logging.connect(_keep_logging)
+    app.worker_main(
+        [
+            "worker",
+            "--pool=prefork",
+            f"--concurrency={settings.worker.concurrency}",
+            "--without-gossip",
+            "--without-mingle",
+            "--without-heartbeat",
+            "--loglevel=INFO",
+        ]
+    )
+    return 0
+
+
+def _keep_logging(**_: object) -> None:
+    """Do nothing."""

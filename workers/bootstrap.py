@@ -1,0 +1,87 @@
+"""Builds the services of one worker process from settings; nothing happens at import."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import metadata
+
+import cv2
+
+from gateway.queue import CeleryQueue
+from gateway.sender import Destination, FolderSender, Sender
+from gateway.settings import BrokerSettings, DeliverySettings, StoreSettings
+from gateway.store.engine import open_engine
+from gateway.store.work import FOLDER, WorkLedger
+from workers import analyses
+from workers.adapters.files import ResultsFolder
+from workers.adapters.instances import SpoolInstances
+from workers.adapters.triton import TritonModels
+from workers.analysis import Registry, load_registry
+from workers.delivery import Courier
+from workers.execution import Services
+from workers.settings import TritonSettings, WorkerSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting that a worker reads."""
+
+    store: StoreSettings = field(default_factory=StoreSettings)
+    broker: BrokerSettings = field(default_factory=BrokerSettings)
+    delivery: DeliverySettings = field(default_factory=DeliverySettings)
+    triton: TritonSettings = field(default_factory=TritonSettings)
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+
+
+def offered_analyses() -> Registry:
+    """Return the analyses of this installation; raises ``RegistryError``."""
+    return load_registry(analyses)
+
+
+def build_services(settings: Settings) -> Services:
+    """Connect one process to the record, the broker, the model server and the disk.
+
+    Connections are made when they are first used, so that a server that is down delays work and
+    does not stop the worker.
+    """
+    # One decoder thread: the processes of the pool are the parallelism.
+    cv2.setNumThreads(1)
+    destination = settings.delivery.destination.strip()
+    if destination:
+        Destination.parse(destination)
+    return Services(
+        ledger=WorkLedger(open_engine(settings.store.record_url)),
+        queue=CeleryQueue(settings.broker.url),
+        registry=offered_analyses(),
+        source=SpoolInstances(settings.store.spool_folder),
+        inference=TritonModels(settings.triton),
+        files=ResultsFolder(settings.store.results_folder),
+        courier_to=_couriers(settings.delivery),
+        settings=settings.worker,
+        results_folder=settings.store.results_folder,
+        scratch_folder=settings.store.run_folder,
+        destinations=(destination or FOLDER,),
+        delivery_max_backoff_s=settings.delivery.max_backoff_s,
+        owner=f"{socket.gethostname()}:{os.getpid()}",
+        software_version=software_version(),
+    )
+
+
+def software_version() -> str:
+    """Return the version of Lentigo that is installed."""
+    try:
+        return metadata.version("lentigo")
+    except metadata.PackageNotFoundError:  # run from a source tree
+        return "0.0.0+source"
+
+
+def _couriers(settings: DeliverySettings) -> Callable[[str], Courier]:
+    def courier_to(destination: str) -> Courier:
+        if destination == FOLDER:
+            return FolderSender()
+        return Sender(Destination.parse(destination), settings)
+
+    return courier_to
