@@ -27,8 +27,10 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 _QUIET = {
     "pynetdicom": logging.CRITICAL,
-    "pydicom": logging.ERROR,
-    "highdicom": logging.ERROR,
+    # pydicom quotes the values it wonders about, as log lines and as warnings.
+    "pydicom": logging.CRITICAL,
+    "highdicom": logging.CRITICAL,
+    "py.warnings": logging.CRITICAL,
     "amqp": logging.WARNING,
     "kombu": logging.WARNING,
     "alembic": logging.WARNING,

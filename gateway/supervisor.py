@@ -223,7 +223,12 @@ class Supervisor:
             "LENTIGO_TRITON_URL": triton_url,
             "PYTHONUNBUFFERED": "1",
         }
-        self._add_python("workers", "-m", "workers", stop_timeout_s=20.0)
+        # workers.app leaves this note once it consumes.
+        ready_note = options.store.run_folder / "workers.ready"
+        ready_note.unlink(missing_ok=True)
+        self._add_python(
+            "workers", "-m", "workers", is_ready=ready_note.exists, stop_timeout_s=20.0
+        )
         self._add_python("sweeper", "-m", "gateway", "sweep")
         self._add_python(
             "dashboard",

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pydicom.charset import CODES_TO_ENCODINGS, python_encoding
 
 _ESCAPE = b"\x1b"
+# pydicom reads these as Latin-1; they are ISO 646, and what breaks that may well be UTF-8.
+_DEFAULT_REPERTOIRE = ("", "ISO_IR 6", "ISO 2022 IR 6")
 _MAX_CHARACTERS = 1024
 # Python's codecs of these read the escape sequence themselves.
 _ESCAPE_AWARE = ("iso2022_jp", "iso2022_jp_2")
@@ -29,7 +31,9 @@ def codecs_of(specific_character_set: str) -> tuple[str, ...]:
     """
     terms = [term.strip() for term in specific_character_set.split("\\")]
     known = [
-        python_encoding[term] if term else "ascii" for term in terms if term in python_encoding
+        "ascii" if term in _DEFAULT_REPERTOIRE else python_encoding[term]
+        for term in terms
+        if term in python_encoding
     ]
     return tuple(known) or ("ascii",)
 

@@ -56,6 +56,24 @@ def action_words(action: str) -> str:
     return _ACTIONS.get(action) or action.replace(".", " ").replace("_", " ").capitalize()
 
 
+def detail_words(detail: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the (name, value) pairs of a timeline's line that say something, readable.
+
+    Examples
+    --------
+    >>> detail_words({"retry_in_s": 4.0, "object": "seg-1", "reason": ""})
+    [('retry in', '4.0 s'), ('object', 'seg-1')]
+    """
+    return [
+        (
+            name.removesuffix("_s").replace("_", " "),
+            f"{value} s" if name.endswith("_s") else str(value),
+        )
+        for name, value in detail.items()
+        if value is not None and value != ""
+    ]
+
+
 def duration_words(seconds: float) -> str:
     """Return a duration with its two largest units.
 

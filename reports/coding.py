@@ -210,7 +210,7 @@ def diagnosis_concept(label: str, full_name: str) -> Concept:
     if known is not None and known.verified:
         return known
     meaning = shorten(full_name, _CODE_MEANING_LENGTH) or shorten(label, _CODE_MEANING_LENGTH)
-    return _private(_code_value("DX_", label), meaning)
+    return _private(_code_value("DX_", label), meaning or "Unnamed label")
 
 
 def probability_concept(label: str, full_name: str) -> Concept:

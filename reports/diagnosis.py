@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from models.results import DiagnosisResult, ImageAssessment, LabelProbability
+from models.results import DiagnosisResult, ImageAssessment
 from reports import coding
 from reports.coding import Concept
 from reports.context import ReportContext, ReportObject
@@ -18,11 +18,11 @@ from reports.measurement_report import (
 )
 from reports.outline import Size, graphic_data, image_rectangle, lesion_sizes
 from reports.overview import Overview, draw_overview
-from reports.provenance import RESEARCH_USE, short_digest
 from reports.secondary_capture import secondary_capture
 from reports.segmentation import lesion_segmentation
 from reports.source import Source, select_sources
 from reports.tracking import Tracking, assign_tracking
+from reports.wording import comments, details, full_name, ranked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +164,8 @@ def _group(image: _Image, result: DiagnosisResult) -> MeasurementGroup:
         finding=coding.LESION if is_assessed else None,
         measurements=(_measurements(image, result) if is_assessed else _reasons(image.assessment)),
         evaluations=(_evaluations(image.assessment, result) if is_assessed else _not_assessed()),
-        comments=_comments(image.assessment, result),
-        details=_details(image.assessment, result),
+        comments=comments(image.assessment, result),
+        details=details(image.assessment, result),
     )
 
 
@@ -176,10 +176,10 @@ def _measurements(image: _Image, result: DiagnosisResult) -> tuple[Measurement, 
     malignancy = _percentage(coding.PROBABILITY_OF_CANCER, assessment.malignancy_prob)
     differential = [
         _percentage(
-            coding.probability_concept(line.label, result.labels.get(line.label, line.label)),
+            coding.probability_concept(line.label, full_name(result, line.label)),
             line.probability,
         )
-        for line in _ranked(assessment)
+        for line in ranked(assessment)
     ]
     sizes = [Measurement(name=s.name, value=s.value, unit=s.unit) for s in image.sizes]
     return (malignancy, *differential, *sizes)
@@ -187,10 +187,6 @@ def _measurements(image: _Image, result: DiagnosisResult) -> tuple[Measurement, 
 
 def _percentage(name: Concept, prob: float) -> Measurement:
     return Measurement(name=name, value=100 * min(max(prob, 0.0), 1.0), unit=coding.PERCENT)
-
-
-def _ranked(assessment: ImageAssessment) -> list[LabelProbability]:
-    return sorted(assessment.differential, key=lambda line: -line.probability)
 
 
 def _reasons(assessment: ImageAssessment) -> tuple[Measurement, ...]:
@@ -205,8 +201,8 @@ def _evaluations(assessment: ImageAssessment, result: DiagnosisResult) -> tuple[
     The risk level follows the operating point alone, the one threshold that was validated: at or
     above it High risk, below it Low risk.
     """
-    top = _ranked(assessment)[0].label
-    diagnosis = coding.diagnosis_concept(top, result.labels.get(top, top))
+    top = ranked(assessment)[0].label
+    diagnosis = coding.diagnosis_concept(top, full_name(result, top))
     is_suspicious = bool(assessment.is_suspicious)
     return (
         Evaluation(name=coding.ASSESSMENT_STATUS, value=coding.ASSESSED),
@@ -222,40 +218,4 @@ def _not_assessed() -> tuple[Evaluation, ...]:
     return (
         Evaluation(name=coding.ASSESSMENT_STATUS, value=coding.NOT_ASSESSED),
         Evaluation(name=coding.SUSPICIOUS, value=coding.UNDETERMINED),
-    )
-
-
-def _comments(assessment: ImageAssessment, result: DiagnosisResult) -> tuple[str, ...]:
-    """The lines that a viewer draws: the verdict, a warning if there is one, what it is not for."""
-    if not assessment.differential:
-        reasons = "; ".join(assessment.quality.reasons) or "no reason given"
-        return (f"AI: not assessed ({reasons})", RESEARCH_USE)
-    top = _ranked(assessment)[0].label
-    verdict = "suspicious" if assessment.is_suspicious else "not suspicious"
-    lines = [f"AI: {verdict}, most likely {result.labels.get(top, top)}"]
-    if assessment.quality.warnings:
-        lines.append("Image quality: " + "; ".join(assessment.quality.warnings))
-    return (*lines, RESEARCH_USE)
-
-
-def _details(assessment: ImageAssessment, result: DiagnosisResult) -> str:
-    model = result.model
-    identity = (
-        f"Model {model.name} {model.version}, weights {short_digest(model)}. "
-        f"Evidence: {model.evidence} Licence: {model.licence}. {RESEARCH_USE}"
-    )
-    if not assessment.differential:
-        reasons = "; ".join(assessment.quality.reasons) or "no reason given"
-        return f"Not assessed: {reasons}. No probability is given. {identity}"
-    top = _ranked(assessment)[0]
-    verdict = "Suspicious" if assessment.is_suspicious else "Not suspicious"
-    warnings = "; ".join(assessment.quality.warnings)
-    return (
-        f"{verdict} of malignancy. "
-        f"Most likely diagnosis: {result.labels.get(top.label, top.label)} "
-        f"({100 * top.probability:.1f} %). "
-        f"Suspicious from a malignancy of {100 * result.operating_point:.1f} % "
-        f"({result.operating_point_meaning}). "
-        + (f"Image quality: {warnings}. " if warnings else "")
-        + identity
     )

@@ -15,9 +15,9 @@ from PIL import Image, ImageDraw
 
 from models.results import DiagnosisResult, ImageAssessment
 from reports.outline import Size
-from reports.provenance import short_digest
 from reports.segmentation import LESION_COLOUR_RGB
 from reports.typography import drawable, fitted, font, width, wrapped
+from reports.wording import full_name, percent, ranked, short_digest, verdict
 
 IMAGE_BOX = (1200, 1280)
 """Height and width of the image's part of the picture, in pixels."""
@@ -166,21 +166,6 @@ class _Panel:
         self.y += 26
 
 
-def _percent(prob: float) -> str:
-    """A probability in percent; never 0 or 100, which no model may claim.
-
-    Examples
-    --------
-    >>> _percent(0.7149), _percent(0.00001), _percent(0.99999)
-    ('71.5 %', '< 0.1 %', '> 99.9 %')
-    """
-    if prob < 0.001:
-        return "< 0.1 %"
-    if prob > 0.999:
-        return "> 99.9 %"
-    return f"{100 * prob:.1f} %"
-
-
 def _draw_head(panel: _Panel, overview: Overview) -> None:
     total = len(overview.result.images)
     panel.text("AI RESULT", 28, _AMBER, weight=0.5)
@@ -196,8 +181,9 @@ def _draw_head(panel: _Panel, overview: Overview) -> None:
 
 def _headline(assessment: ImageAssessment) -> tuple[str, _Colour]:
     if not assessment.differential:
-        return "NOT ASSESSED", _GREY
-    return ("Suspicious", _MALIGNANT) if assessment.is_suspicious else ("Not suspicious", _BENIGN)
+        return verdict(assessment).upper(), _GREY
+    colour = _MALIGNANT if assessment.is_suspicious else _BENIGN
+    return verdict(assessment).capitalize(), colour
 
 
 def _draw_assessment(panel: _Panel, overview: Overview, bottom: int) -> None:
@@ -205,12 +191,12 @@ def _draw_assessment(panel: _Panel, overview: Overview, bottom: int) -> None:
     assessment, result = overview.assessment, overview.result
     malignancy = assessment.malignancy_prob or 0.0
     panel.text("Malignancy", 32)
-    panel.text(_percent(malignancy), 32, x=_RIGHT, right=True, weight=0.5)
+    panel.text(percent(malignancy), 32, x=_RIGHT, right=True, weight=0.5)
     panel.y += 52
     colour = _MALIGNANT if assessment.is_suspicious else _BENIGN
     panel.bar(malignancy, colour, 22, tick=result.operating_point)
     panel.y += 44
-    meaning = f"Suspicious from {_percent(result.operating_point)}: "
+    meaning = f"Suspicious from {percent(result.operating_point)}: "
     panel.paragraph(meaning + result.operating_point_meaning, 22, _MUTED, 2)
     panel.y += 14
     panel.rule()
@@ -226,14 +212,14 @@ def _draw_assessment(panel: _Panel, overview: Overview, bottom: int) -> None:
 
 def _draw_differential(panel: _Panel, overview: Overview, bottom: int) -> None:
     """As many diagnoses as there is room for above ``bottom``, the rest in one line."""
-    result, lines = overview.result, overview.assessment.differential
+    result, lines = overview.result, ranked(overview.assessment)
     room = (bottom - panel.y - _LEGEND_HEIGHT) // _BAR_HEIGHT
     shown = lines if len(lines) <= room else lines[: max(1, room - 1)]
     for line in shown:
-        percent = _percent(line.probability)
-        name = fitted(_name(result, line.label), 26, _WIDTH - width(percent, 26) - 24)
+        share = percent(line.probability)
+        name = fitted(_name(result, line.label), 26, _WIDTH - width(share, 26) - 24)
         panel.text(name, 26)
-        panel.text(percent, 26, x=_RIGHT, right=True)
+        panel.text(share, 26, x=_RIGHT, right=True)
         panel.y += 37
         is_malignant = line.label in result.malignant_labels
         panel.bar(line.probability, _MALIGNANT if is_malignant else _BENIGN, 10)
@@ -241,7 +227,7 @@ def _draw_differential(panel: _Panel, overview: Overview, bottom: int) -> None:
     rest = lines[len(shown) :]
     if rest:
         noun = "other diagnosis" if len(rest) == 1 else "other diagnoses, together"
-        share = _percent(sum(line.probability for line in rest))
+        share = percent(sum(line.probability for line in rest))
         panel.text(f"{len(rest)} {noun} {share}", 22, _MUTED)
         panel.y += 38
     panel.draw.ellipse((_LEFT, panel.y + 6, _LEFT + 14, panel.y + 20), _MALIGNANT)
@@ -253,7 +239,7 @@ def _draw_differential(panel: _Panel, overview: Overview, bottom: int) -> None:
 
 def _name(result: DiagnosisResult, label: str) -> str:
     """The full name, or the label where the font lacks the name's letters."""
-    name = drawable(result.labels.get(label, label))
+    name = drawable(full_name(result, label))
     return drawable(label) if "?" in name else name
 
 

@@ -10,7 +10,6 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from models.results import ModelIdentity
 from reports import coding
 from reports.attributes import copied
 from reports.coding import shorten
@@ -22,7 +21,6 @@ MODEL_NAME = "Lentigo"
 """By Manufacturer and Manufacturer's Model Name an object is known as ours, whoever sends it."""
 
 CHARACTER_SET = "ISO_IR 192"  # UTF-8, PS3.3 C.12.1.1.2: holds whatever the sources held
-RESEARCH_USE = "Research use only. Not for diagnostic use without review."
 
 _EQUIPMENT = (
     "Manufacturer",
@@ -34,22 +32,10 @@ _EQUIPMENT = (
 )
 _LO_LENGTH = 64  # PS3.5 6.2
 _DISCLAIMERS = (": not for diagnostic use without review", ": not for diagnostic use", "")
-_SHORT_DIGEST_LENGTH = 12
-
-
-def short_digest(model: ModelIdentity) -> str:
-    """The first digits of the weights' SHA-256, enough for a person to compare."""
-    return model.digest[:_SHORT_DIGEST_LENGTH]
 
 
 def series_description(content: str, context: ReportContext) -> str:
-    """Series Description: ``AI``, what the series holds, its revision, what it is not for.
-
-    Examples
-    --------
-    >>> series_description("report", context)  # doctest: +SKIP
-    'AI report: not for diagnostic use without review'
-    """
+    """Series Description: ``AI``, what the series holds, its revision, what it is not for."""
     revision = f" rev. {context.generation}" if context.generation > 1 else ""
     candidates = (f"AI {content}{revision}{tail}" for tail in _DISCLAIMERS)
     fitting = (text for text in candidates if len(text) <= _LO_LENGTH)

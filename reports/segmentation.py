@@ -36,6 +36,27 @@ LESION_COLOUR_RGB = (0, 229, 255)  # cyan: no skin, lesion, ink or glove has it
 _LESION_COLOUR_CIELAB = (54773, 23527, 26336)  # the same, CIELab scaled as in PS3.3 C.10.7.1.1
 _NOMINAL_THICKNESS_MM = 1  # a photograph has no thickness; OHIF needs the attribute to be there
 _SERIES_NUMBER_KIND = 1
+_READ_BY_HIGHDICOM = (
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Rows",
+    "Columns",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+)
+_PATIENT_AND_STUDY = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+)
 _GEOMETRY = (
     "FrameOfReferenceUID",
     "PositionReferenceIndicator",
@@ -120,21 +141,19 @@ def lesion_segmentation(
 
 
 def _source_image(source: Source) -> Dataset:
-    """The header that highdicom reads: without geometry unless all of it is there."""
+    """The header that highdicom reads: no patient, and no geometry unless all of it is there.
+
+    highdicom quotes names that look odd to it in warnings; ``stamp`` writes the patient.
+    """
+    keywords = _READ_BY_HIGHDICOM + (_GEOMETRY if source.has_patient_geometry else ())
     header = Dataset()
-    header.update(source.header)
-    header.SpecificCharacterSet = "ISO_IR 192"
-    if "Modality" not in header:
-        header.Modality = "OT"
-    for keyword in ("NumberOfFrames", "TrackingID", "TrackingUID"):
-        if keyword in header:
-            del header[keyword]
+    for keyword in keywords:
+        if keyword in source.header:
+            header.add(source.header[keyword])
+    for keyword in _PATIENT_AND_STUDY:
+        setattr(header, keyword, "")
     if source.has_patient_geometry:
         header.SliceThickness = _NOMINAL_THICKNESS_MM
-    else:
-        for keyword in _GEOMETRY:
-            if keyword in header:
-                del header[keyword]
     return header
 
 

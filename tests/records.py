@@ -20,7 +20,7 @@ from gateway.store.intake import Intake
 from gateway.store.values import Claim, NewObject, Scheduled
 from gateway.store.work import WorkLedger
 
-DERMOSCOPIC = "1.2.840.10008.5.1.4.1.1.77.1.4"
+DERMOSCOPIC = "1.2.840.10008.5.1.4.1.1.77.1.7"
 SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
 STRUCTURED_REPORT = "1.2.840.10008.5.1.4.1.1.88.33"

@@ -6,6 +6,8 @@ doubled or late. What the app must do by itself is to come back when Redis does.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from celery import Celery, signals
 
 from gateway.queue import queue_name
@@ -13,6 +15,9 @@ from workers.bootstrap import Settings, build_services, offered_analyses
 from workers.tasks import ServicesOfProcess, register_tasks
 
 _VISIBILITY_TIMEOUT_S = 24 * 3600
+
+READY_NOTE = "workers.ready"
+"""File in the run folder that appears when the workers consume."""
 
 
 def queue_names(analyses: tuple[str, ...]) -> tuple[str, ...]:
@@ -75,6 +80,9 @@ def run(settings: Settings) -> int:
     app = create_app(settings)
     # Our logging is configured already; without a receiver Celery would set up its own.
     signals.setup_logging.connect(_keep_logging)
+    signals.worker_ready.connect(
+        lambda **_: _leave_note(settings.store.run_folder / READY_NOTE), weak=False
+    )
     app.worker_main(
         [
             "worker",
@@ -87,6 +95,12 @@ def run(settings: Settings) -> int:
         ]
     )
     return 0
+
+
+def _leave_note(path: Path) -> None:
+    """Tell the supervisor that the queues are being consumed."""
+    if path.parent.is_dir():
+        path.touch()
 
 
 def _keep_logging(**_: object) -> None:

@@ -12,6 +12,7 @@ from gateway.errors import (
     RecordError,
     RecordUnavailable,
     SettingsError,
+    SpoolError,
 )
 from models.errors import ImageError, ManifestError, ModelError, OutputError, WeightsError
 from reports.errors import ReportError
@@ -51,6 +52,7 @@ _KINDS: dict[type[Exception], FailureKind] = {
     RecordUnavailable: FailureKind.TRANSIENT,
     LeaseLost: FailureKind.TRANSIENT,
     RecordError: FailureKind.DEFECT,
+    SpoolError: FailureKind.TRANSIENT,
     SettingsError: FailureKind.DEFECT,
     GatewayError: FailureKind.DEFECT,
     ImageError: FailureKind.DEFECT,

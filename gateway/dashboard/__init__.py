@@ -1,1 +1,1 @@
-"""The admin page. It answers: where is my study, and did the PACS really get it."""
+"""The admin page: where each study is, and whether the PACS really got its result."""

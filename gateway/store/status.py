@@ -62,6 +62,14 @@ class WorkItemStatus:
     generation: int
     model_digest: str
     attempts: int
+    """Attempts at the current step."""
+    failure_kind: str
+    """TRANSIENT, REJECTED or DEFECT; empty without a failure."""
+    created_at: dt.datetime
+    started_at: dt.datetime | None
+    analysed_at: dt.datetime | None
+    finished_at: dt.datetime | None
+    next_attempt_at: dt.datetime | None
     summary: dict[str, Any] | None
     objects: tuple[ObjectStatus, ...]
 
@@ -95,9 +103,8 @@ class StudyStatus:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values for JSON; times in ISO 8601, UTC."""
-        plain = asdict(self)
+        plain: dict[str, Any] = _plain(asdict(self))
         del plain["id"]
-        plain["received_at"] = self.received_at.isoformat(timespec="milliseconds")
         return plain
 
 
@@ -208,6 +215,12 @@ class StatusReader:
                 WorkItem.reason,
                 WorkItem.model_digest,
                 WorkItem.attempts,
+                WorkItem.failure_kind,
+                WorkItem.created_at,
+                WorkItem.started_at,
+                WorkItem.analysed_at,
+                WorkItem.finished_at,
+                WorkItem.next_attempt_at,
                 WorkItem.summary,
                 Generation.number.label("generation"),
             )
@@ -254,6 +267,16 @@ class StatusReader:
                 )
             )
         return objects
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dt.datetime):
+        return value.isoformat(timespec="milliseconds")
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
 
 
 def _studies() -> Query:

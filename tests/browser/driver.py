@@ -98,9 +98,7 @@ class Browser:
 
     def wait_for_url(self, pattern: str, timeout_s: float = 30.0) -> None:
         """Wait until the address matches a regular expression somewhere."""
-        wait_until(
-            lambda: re.search(pattern, self.url), timeout_s, f"address like {pattern!r}"
-        )
+        wait_until(lambda: re.search(pattern, self.url), timeout_s, f"address like {pattern!r}")
 
     def fill(self, css: str, text: str) -> None:
         """Type a text into a field, in place of what it holds."""
@@ -173,9 +171,7 @@ class Browser:
     def overflows(self) -> bool:
         """Whether the page is wider than the window."""
         return bool(
-            self.script(
-                "const d = document.documentElement; return d.scrollWidth > d.clientWidth"
-            )
+            self.script("const d = document.documentElement; return d.scrollWidth > d.clientWidth")
         )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,23 +71,14 @@ class SpoolInstances:
         """Return the first frame as (H, W, 3) uint8 RGB."""
         with self._open(path) as stream:
             header = _read_header(stream)
-            _complete(header)
-            _check_size(header, self._max_pixels)
-            try:
+            # Not only decoding fails: a damaged header shows when a value of it is looked at.
+            with _translated(f"its {_syntax_name(header)} pixel data cannot be decoded"):
+                _complete(header)
+                _check_size(header, self._max_pixels)
                 value_representation = _seek_value(stream, header)
                 frame = _first_frame(stream, header)
-            except OSError as exc:
-                raise StorageUnavailable("the spool cannot be read") from exc
-        syntax = header.file_meta.TransferSyntaxUID
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # pydicom remarks on every odd header
                 pixels = _decode(frame, header, value_representation)
-        except _DECODER_FAULTS as exc:
-            raise Undecodable(
-                f"its pixel data cannot be decoded ({syntax.name}, {type(exc).__name__})"
-            ) from exc
-        expected = (header.Rows, header.Columns, 3)
+                expected = (header.Rows, header.Columns, 3)
         if pixels.shape != expected:
             raise Undecodable(
                 f"its pixel data has shape {pixels.shape}, its header says {expected}"
@@ -101,17 +94,30 @@ class SpoolInstances:
             raise StorageUnavailable(f"the spool cannot be read ({exc.strerror})") from exc
 
 
-def _read_header(stream: BinaryIO) -> Dataset:
-    """Read up to Pixel Data; the stream is left at its tag."""
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = dcmread(stream, stop_before_pixels=True)
-            if not header.file_meta.TransferSyntaxUID:
-                raise Undecodable("its transfer syntax is missing")
+            warnings.simplefilter("ignore")  # pydicom remarks on every odd header
+            yield
     except _DECODER_FAULTS as exc:
-        raise Undecodable(f"it cannot be read as DICOM ({type(exc).__name__})") from exc
+        if isinstance(exc, OSError) and exc.errno:  # the disk's; those of decoders have no number
+            raise StorageUnavailable(f"the spool cannot be read ({exc.strerror})") from exc
+        raise Undecodable(f"{what} ({type(exc).__name__})") from exc
+
+
+def _read_header(stream: BinaryIO) -> Dataset:
+    """Read up to Pixel Data; the stream is left at its tag."""
+    with _translated("it cannot be read as DICOM"):
+        header = dcmread(stream, stop_before_pixels=True)
+        if not isinstance(header.file_meta.get("TransferSyntaxUID"), UID):
+            raise Undecodable("its transfer syntax is missing")
     return header
+
+
+def _syntax_name(header: Dataset) -> str:
+    name: str = header.file_meta.TransferSyntaxUID.name
+    return name if name[:1].isalpha() else "unknown"  # an unknown UID is its own name
 
 
 def _complete(header: Dataset) -> None:
@@ -172,7 +178,7 @@ def _first_frame(stream: BinaryIO, header: Dataset) -> bytes:
     """Return the bytes of the first frame, encoded as they are; nothing beyond it is read."""
     if header.file_meta.TransferSyntaxUID.is_compressed:
         try:
-            return get_frame(
+            frame: bytes = get_frame(
                 stream,
                 0,
                 number_of_frames=_frames(header),
@@ -180,6 +186,7 @@ def _first_frame(stream: BinaryIO, header: Dataset) -> bytes:
             )
         except (ValueError, IndexError, EOFError, struct.error, KeyError, StopIteration) as exc:
             raise Undecodable("its compressed pixel data is damaged or incomplete") from exc
+        return frame
     bits = header.Rows * header.Columns * header.SamplesPerPixel * header.BitsAllocated
     if header.PhotometricInterpretation == "YBR_FULL_422":
         bits = bits * 2 // 3

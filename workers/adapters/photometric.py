@@ -118,7 +118,7 @@ def _palette_table(dtype: np.dtype[Any], header: Dataset) -> NDArray[np.uint8]:
     """Return (entries, 3): the colour of every sample value (PS3.3 C.7.6.3.1.5, C.7.9)."""
     patterns = np.arange(2 ** (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}")
     try:
-        colours = apply_color_lut(patterns.view(dtype).reshape(1, -1), header)[0]
+        colours = apply_color_lut(patterns.view(dtype).reshape(1, -1), _palette(header))[0]
     except (
         ValueError,
         AttributeError,
@@ -133,6 +133,20 @@ def _palette_table(dtype: np.dtype[Any], header: Dataset) -> NDArray[np.uint8]:
     # Some writers keep 8-bit colours in 16-bit entries.
     shift = 8 if int(colours.max(initial=0)) > 255 else 0
     return np.ascontiguousarray((colours[:, :3] >> shift).astype(np.uint8))
+
+
+def _palette(header: Dataset) -> Dataset:
+    """Return the palette without the byte that pads an odd number of 8-bit entries."""
+    palette = Dataset()
+    for element in header.group_dataset(0x0028):
+        palette.add(element)
+    for colour in ("Red", "Green", "Blue"):
+        descriptor = palette[f"{colour}PaletteColorLookupTableDescriptor"].value
+        keyword = f"{colour}PaletteColorLookupTableData"
+        data = palette.get(keyword)
+        if data is not None and len(data) == descriptor[0] + 1:
+            setattr(palette, keyword, data[:-1])
+    return palette
 
 
 def _number(header: Dataset, keyword: str) -> float | None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import socket
-import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +24,7 @@ from gateway.sender import (
     classify_status,
 )
 from gateway.settings import DeliverySettings
+from tests.servers import storescp
 from tests.storage_scp import (
     COMPREHENSIVE_3D_SR,
     SECONDARY_CAPTURE,
@@ -328,40 +326,11 @@ class TestFolderSender:
         assert "changed" in outcomes[1].reason
 
 
-@pytest.fixture
-def storescp(tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    program = shutil.which("storescp")
-    if program is None:
-        pytest.skip("dcmtk's storescp is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path / "received"
-    folder.mkdir()
-    process = subprocess.Popen(
-        [program, "-od", str(folder), str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "storescp did not start"
-        yield port, folder
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
 def test_dcmtk_receives_and_its_store_answer_confirms(
-    storescp: tuple[int, Path], objects: list[Outgoing]
+    tmp_path: Path, objects: list[Outgoing]
 ) -> None:
-    port, folder = storescp
-    outcomes = deliver(StorageScp(port=port), objects)
+    with storescp(tmp_path / "scp", aet="PACS") as scp:
+        outcomes = deliver(StorageScp(port=scp.port), objects)
+        assert len(scp.files()) == 3
     assert states(outcomes) == ["CONFIRMED"] * 3
     assert {outcome.confirmed_by for outcome in outcomes} == {"c-store"}
-    assert len(list(folder.iterdir())) == 3

@@ -49,15 +49,19 @@ def test_status_of_a_study_has_every_part(record):
     record.deliver(item)
     record.clock.advance(3.0)
     (found,) = study_list(record.engine, RESULTS)
+
+    def time(seconds: float) -> str:
+        return (START + dt.timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
+
     assert found.pop("age_s") > 0
     assert found == {
         "study_instance_uid": uid,
         "state": "completed",
         "reason": "",
-        "received_at": START.isoformat(timespec="milliseconds"),
+        "received_at": time(0.0),
         "generation": 1,
         "instances": 1,
-        "work_items": (
+        "work_items": [
             {
                 "analysis": "diagnosis",
                 "state": "COMPLETED",
@@ -67,25 +71,31 @@ def test_status_of_a_study_has_every_part(record):
                 "generation": 1,
                 "model_digest": "d" * 64,
                 "attempts": 1,
+                "failure_kind": "",
+                "created_at": time(2.0),
+                "started_at": time(2.0),
+                "analysed_at": time(2.0),
+                "finished_at": time(2.0),
+                "next_attempt_at": None,
                 "summary": {"headline": "NV 0.91", "reason": ""},
-                "objects": (
+                "objects": [
                     {
                         "role": "sr",
                         "sop_class_uid": made.sop_class_uid,
                         "sop_instance_uid": made.sop_instance_uid,
                         "path": str(RESULTS / made.path),
-                        "deliveries": (
+                        "deliveries": [
                             {
                                 "destination": PACS,
                                 "state": "CONFIRMED",
                                 "confirmed_by": "c-find",
                                 "reason": "",
                             },
-                        ),
+                        ],
                     },
-                ),
+                ],
             },
-        ),
+        ],
     }
     json.dumps(found)
 

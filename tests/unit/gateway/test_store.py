@@ -3,6 +3,7 @@
 import datetime as dt
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from alembic import command
@@ -244,6 +245,18 @@ def test_association_leaves_a_line(record, outcome, level):
         event = connection.execute(select(Event)).one()
     assert (event.action, event.level) == (f"association.{outcome}", level)
     assert event.detail["calling_ae_title"] == "CAMERA"
+
+
+def test_slide_of_many_gigabytes_fits(record):
+    received = header(sop_class_uid=SLIDE)
+    record.intake.register_instance(
+        header=received,
+        stored=replace(stored(), size_bytes=7 * 1024**3),
+        association=association(),
+    )
+    record.clock.advance(20.0)
+    generation = record.ledger.load_generation(record.close())
+    assert generation.instances[0].size_bytes == 7 * 1024**3
 
 
 # -- at once ------------------------------------------------------------------------------------

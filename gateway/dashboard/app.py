@@ -1,0 +1,208 @@
+"""Builds the admin page from its parts, and serves it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi.templating import Jinja2Templates
+from pydicom.uid import UID
+from sqlalchemy import Engine
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway import wording
+from gateway.dashboard import views
+from gateway.dashboard.auth import Gate
+from gateway.dashboard.live import LiveFeed
+from gateway.errors import RecordUnavailable
+from gateway.settings import DashboardSettings, StoreSettings
+from gateway.store.accounts import Accounts
+from gateway.store.engine import open_engine
+from gateway.store.history import HistoryReader
+from gateway.store.status import StatusReader
+
+log = logging.getLogger(__name__)
+
+_FOLDER = Path(__file__).parent
+_SHUTDOWN_S = 5
+
+
+def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engine) -> FastAPI:
+    """Return the admin page as an ASGI application."""
+    accounts, history = Accounts(engine), HistoryReader(engine)
+    app = FastAPI(
+        title="Lentigo", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )
+    # Cookies know no port: two instances on one host must not share a name.
+    app.state.cookie = f"lentigo_{dashboard.port}"
+    app.state.services = views.Services(
+        accounts=accounts,
+        status=StatusReader(engine, store.results_folder),
+        history=history,
+        feed=LiveFeed(history),
+        templates=_templates(),
+        home=store.home,
+        results_folder=store.results_folder,
+        session_hours=dashboard.session_hours,
+    )
+    app.include_router(views.router)
+    app.mount("/static", StaticFiles(directory=_FOLDER / "static"), name="static")
+    app.add_exception_handler(HTTPException, _show_http_error)
+    app.add_exception_handler(RequestValidationError, _show_wrong_request)
+    app.add_exception_handler(RecordUnavailable, _show_outage)
+    app.add_middleware(Gate, accounts=accounts, cookie=app.state.cookie)
+    app.add_middleware(AccessLog)
+    return app
+
+
+def _templates() -> Jinja2Templates:
+    templates = Jinja2Templates(_FOLDER / "templates")
+    templates.env.trim_blocks = templates.env.lstrip_blocks = True
+    templates.env.filters |= {
+        "action": wording.action_words,
+        "answer": wording.delivery_answer,
+        "details": wording.detail_words,
+        "duration": wording.duration_words,
+        "size": wording.size_words,
+        "findings": wording.findings,
+        "item_words": wording.item_words,
+        "local_time": wording.local_time,
+        "iso": lambda moment: moment.isoformat(timespec="milliseconds"),
+        "short_uid": short_uid,
+        "uid_name": uid_name,
+    }
+    return templates
+
+
+def short_uid(uid: str, characters: int = 18) -> str:
+    """Return the end of a long UID: its beginning is the same for all of one maker.
+
+    Examples
+    --------
+    >>> short_uid("1.2.3"), short_uid("2.25.329800735698586629295641978511506172918")
+    ('1.2.3', '…978511506172918')
+    """
+    if len(uid) <= characters:
+        return uid
+    return f"…{uid[-(characters - 3) :].lstrip('.')}"
+
+
+def uid_name(uid: str) -> str:
+    """Return the name of a well-known UID (PS3.6 Annex A), else the UID itself.
+
+    Examples
+    --------
+    >>> uid_name("1.2.840.10008.1.2.4.50")
+    'JPEG Baseline (Process 1)'
+    """
+    return UID(uid).name
+
+
+# -- errors -----------------------------------------------------------------------------------
+
+
+def _error(request: Request, status_code: int, message: str) -> Response:
+    if request.url.path.startswith("/api/") or request.url.path in {"/live", "/healthz"}:
+        return JSONResponse({"detail": message}, status_code)
+    request.state.session = getattr(request.state, "session", None)
+    return views.page(request, "error.html", {"message": message, "code": status_code}, status_code)
+
+
+def _show_http_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    message = exc.detail if exc.status_code != 404 or exc.detail != "Not Found" else "No such page."
+    return _error(request, exc.status_code, message)
+
+
+def _show_wrong_request(request: Request, _exc: Exception) -> Response:
+    return _error(request, 422, "The address or the form holds a value that cannot be used.")
+
+
+def _show_outage(request: Request, _exc: Exception) -> Response:
+    return _error(request, 503, "The record does not answer. Nothing is lost; try again.")
+
+
+# -- serving ----------------------------------------------------------------------------------
+
+
+class AccessLog:
+    """ASGI middleware: one line a request, with the route in the place of the address.
+
+    Addresses hold UIDs, so they are not logged.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.monotonic(), 500
+
+        async def send_noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting_status)
+        finally:
+            route = getattr(scope.get("route"), "path", "")
+            extra: dict[str, Any] = {
+                "action": "http.request",
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "duration_s": round(time.monotonic() - started, 4),
+            }
+            # Probes and pictures of the page itself would drown the rest.
+            is_routine = status < 400 and (route == "/healthz" or not route)
+            log.log(logging.DEBUG if is_routine else logging.INFO, "request answered", extra=extra)
+
+
+class _Server(uvicorn.Server):
+    """Ends open event streams as soon as it is told to stop: they would hold it up."""
+
+    def __init__(self, config: uvicorn.Config, feed: LiveFeed) -> None:
+        super().__init__(config)
+        self._feed = feed
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop at SIGTERM and SIGINT."""
+        self._feed.close()
+        super().handle_exit(sig, frame)
+
+
+def serve(store: StoreSettings, dashboard: DashboardSettings) -> None:
+    """Serve the admin page until SIGTERM or SIGINT."""
+    engine = open_engine(store.record_url)
+    app = create_app(store, dashboard, engine)
+    config = uvicorn.Config(
+        app,
+        host=dashboard.bind,
+        port=dashboard.port,
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn takes the signals while it runs, and raises them again after a clean stop.
+        signal.signal(number, lambda *_: None)
+    try:
+        _Server(config, app.state.services.feed).run()
+    finally:
+        engine.dispose()
