@@ -144,6 +144,9 @@ class Listener:
         server.shutdown()
         if self._thread is not None:
             self._thread.join()
+        for assoc in server.active_associations:
+            if not assoc.is_established:
+                _cut(assoc)  # a connection that never asked for anything
         _wait_until_none(server, grace_s)
         for assoc in server.active_associations:
             assoc.abort(block=False)
@@ -309,3 +312,6 @@ def _cut(assoc: Association) -> None:
     transport = assoc.dul.socket
     if transport is not None and transport.socket is not None:
         transport._shutdown_socket()
+    if assoc.requestor.primitive is None:
+        # pynetdicom would go on waiting for the request; nothing in the queue means a time-out.
+        assoc.dul.to_user_queue.put(None)

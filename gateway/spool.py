@@ -141,11 +141,7 @@ class Spool:
         with _translated("preparing the spool"):
             for folder in (self.root, self.incoming, self.instances, self.quarantine_folder):
                 folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-            for number in range(256):
-                for folder in (self.instances, self.quarantine_folder):
-                    (folder / f"{number:02x}").mkdir(mode=_FOLDER_MODE, exist_ok=True)
-            for folder in (self.instances, self.quarantine_folder, self.root):
-                _sync_folder(folder)
+            _sync_folder(self.root)
             return sum(_remove_if_orphan(path) for path in self.incoming.glob("*.part"))
 
     def check_room(self) -> None:
@@ -218,6 +214,9 @@ class Spool:
         target = folder / sha256[:2] / f"{sha256}.dcm"
         incoming.sync()
         with _translated("keeping a received instance"):
+            if not target.parent.is_dir():
+                target.parent.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+                _sync_folder(folder)
             incoming.path.rename(target)
             _sync_folder(target.parent)
         incoming.close()

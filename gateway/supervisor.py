@@ -58,6 +58,7 @@ class Service:
     command: Callable[[], embedded.Command]
     is_ready: Callable[[], bool]
     stop_timeout_s: float = 10.0
+    stop_wave: int = 0
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     restart_at: float = 0.0
@@ -227,7 +228,10 @@ class Supervisor:
         ready_note = options.store.run_folder / "workers.ready"
         ready_note.unlink(missing_ok=True)
         self._add_python(
-            "workers", "-m", "workers", is_ready=ready_note.exists, stop_timeout_s=20.0
+            *("workers", "-m", "workers"),
+            is_ready=ready_note.exists,
+            stop_timeout_s=20.0,
+            stop_wave=1,
         )
         self._add_python("sweeper", "-m", "gateway", "sweep")
         self._add_python(
@@ -283,7 +287,9 @@ class Supervisor:
             path.unlink(missing_ok=True)
             return embedded.redis_command(path, self._options.store.run_folder)
 
-        self._services.append(Service(name="redis", command=command, is_ready=is_ready))
+        self._services.append(
+            Service(name="redis", command=command, is_ready=is_ready, stop_wave=2)
+        )
 
     def _add_triton(self, grpc_port: int, http_port: int, url: str) -> None:
         self._services.append(
@@ -297,6 +303,7 @@ class Supervisor:
                 ),
                 is_ready=lambda: _http_ok(f"{url}/v2/health/ready"),
                 stop_timeout_s=15.0,
+                stop_wave=2,
             )
         )
 
@@ -306,6 +313,7 @@ class Supervisor:
         *arguments: str,
         is_ready: Callable[[], bool] = lambda: True,
         stop_timeout_s: float = 10.0,
+        stop_wave: int = 0,
     ) -> None:
         self._services.append(
             Service(
@@ -313,6 +321,7 @@ class Supervisor:
                 command=lambda: embedded.Command(argv=(sys.executable, *arguments), environment={}),
                 is_ready=is_ready,
                 stop_timeout_s=stop_timeout_s,
+                stop_wave=stop_wave,
             )
         )
 
@@ -400,20 +409,25 @@ class Supervisor:
                 os.killpg(service.process.pid, signal.SIGKILL)
 
     def _stop_all(self) -> None:
-        """Stop in the opposite order of the start: first what receives, last what others need."""
-        for service in reversed(self._services):
-            process = service.process
-            if process is None:
-                continue
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(service.stop_timeout_s)
-                except subprocess.TimeoutExpired:
-                    print(f"lentigo: {service.name} had to be killed", file=sys.stderr)
-            self._end_group(service)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5.0)
+        """Stop in waves: what brings work in, then what does it, then what that needs."""
+        for wave in sorted({service.stop_wave for service in self._services}):
+            services = [each for each in self._services if each.stop_wave == wave]
+            for service in services:
+                if service.process is not None and service.process.poll() is None:
+                    service.process.terminate()
+            for service in services:
+                self._wait_for_end(service)
+
+    def _wait_for_end(self, service: Service) -> None:
+        process = service.process
+        if process is None:
+            return
+        try:
+            process.wait(service.stop_timeout_s)
+        except subprocess.TimeoutExpired:
+            print(f"lentigo: {service.name} had to be killed", file=sys.stderr, flush=True)
+        self._end_group(service)
+        process.wait()
 
 
 def _loopback(bind: str) -> str:

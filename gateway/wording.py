@@ -206,9 +206,8 @@ def _answer(deliveries: Sequence[DeliveryStatus]) -> DeliveryAnswer:
             text=f"Kept in the results folder: {_objects(total)} written and read back. "
             "No PACS is set as a destination.",
         )
-    return DeliveryAnswer(
-        kind="yes", text=f"Yes: {where} holds all {_objects(total)} ({_evidence(confirmed)})."
-    )
+    held = "the object" if total == 1 else f"all {_objects(total)}"
+    return DeliveryAnswer(kind="yes", text=f"Yes: {where} holds {held} ({_evidence(confirmed)}).")
 
 
 def _evidence(confirmed: Sequence[DeliveryStatus]) -> str:

@@ -8,6 +8,7 @@ random, names and dates empty.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import enum
 import sys
@@ -256,7 +257,8 @@ def save(ds: Dataset, path: Path) -> None:
         ds.save_as(part, enforce_file_format=True)
         part.replace(path)
     except OSError as exc:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise WrapError(f"{path}: {exc.strerror or 'cannot be written'}") from exc
 
 

@@ -70,7 +70,7 @@ def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     part = (labels == number).astype(np.uint8)
     outer, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     filled = cv2.drawContours(np.zeros_like(part), outer, -1, 1, thickness=cv2.FILLED)
-    return filled.astype(np.bool_)
+    return np.asarray(filled, np.bool_)
 
 
 def measure_region(mask: NDArray[np.bool_]) -> LesionRegion | None:
@@ -110,7 +110,7 @@ def measure_region(mask: NDArray[np.bool_]) -> LesionRegion | None:
     )
 
 
-def _simplify(contour: NDArray[np.int32]) -> NDArray[np.float64] | None:
+def _simplify(contour: cv2.typing.MatLike) -> NDArray[np.float64] | None:
     """Outline of at most ``MAX_OUTLINE_POINTS`` (row, column) points, open; None for a line.
 
     Douglas and Peucker 1973, with a tolerance that starts at half a pixel, below which no edge

@@ -15,7 +15,6 @@ from reports.source import Source
 from reports.uids import result_uid
 
 _SERIES_NUMBER_KIND = 2
-_BODY_PART = "SKIN"  # PS3.16 Annex L, (SCT, 39937001)
 
 
 def secondary_capture(
@@ -65,10 +64,9 @@ def secondary_capture(
     ds.PatientOrientation = ""
     ds.DerivationDescription = "Lesion outline and result of an AI model drawn beside the image"
     ds.SourceImageSequence = [_source_reference(source)]
-    # Laterality or body part: the latter lest the former be required (PS3.3 C.7.3.1).
-    ds.BodyPartExamined = source.header.get("BodyPartExamined") or _BODY_PART
-    if source.laterality is not None:
-        ds.Laterality = source.laterality
+    ds.Laterality = source.laterality or ""  # 2C: required where the body part may be paired
+    if "BodyPartExamined" in source.header:
+        ds.BodyPartExamined = source.header.BodyPartExamined
     _add_compression_history(ds, source)
     stamp(ds, [source], context)
     _add_pixels(ds, picture)

@@ -13,7 +13,7 @@ from highdicom.seg import Segmentation as HighdicomSegmentation
 from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, VLPhotographicImageStorage
 
 from models.results import ModelIdentity
 from reports import coding
@@ -39,7 +39,6 @@ _SERIES_NUMBER_KIND = 1
 _READ_BY_HIGHDICOM = (
     "StudyInstanceUID",
     "SeriesInstanceUID",
-    "SOPClassUID",
     "SOPInstanceUID",
     "Rows",
     "Columns",
@@ -116,7 +115,7 @@ def lesion_segmentation(
 
     ds = HighdicomSegmentation(
         source_images=[_source_image(source)],
-        pixel_array=mask[None].view(np.uint8),
+        pixel_array=mask[None],
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[_segment(source, tracking, model)],
         series_instance_uid=uid("/series"),
@@ -135,6 +134,7 @@ def lesion_segmentation(
     stamp(ds, [source], context)
     ds.PatientOrientation = ""
     _add_geometry(ds, source)
+    _fix_references(ds, source)
     _fix_dimension_uid(ds, uid("/dimension"))
     ds.file_meta = file_meta(ds)
     return ds
@@ -143,10 +143,12 @@ def lesion_segmentation(
 def _source_image(source: Source) -> Dataset:
     """The header that highdicom reads: no patient, and no geometry unless all of it is there.
 
-    highdicom quotes names that look odd to it in warnings; ``stamp`` writes the patient.
+    highdicom quotes names that look odd to it in warnings; ``stamp`` writes the patient. It knows
+    some SOP Classes only and asks more of multi-frame ones, so it is shown a plain photograph.
     """
     keywords = _READ_BY_HIGHDICOM + (_GEOMETRY if source.has_patient_geometry else ())
     header = Dataset()
+    header.SOPClassUID = VLPhotographicImageStorage  # corrected by ``_fix_references``
     for keyword in keywords:
         if keyword in source.header:
             header.add(source.header[keyword])
@@ -198,6 +200,19 @@ def _add_geometry(ds: Dataset, source: Source) -> None:
     orientation = Dataset()
     orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     shared.PlaneOrientationSequence = [orientation]
+
+
+def _fix_references(ds: Dataset, source: Source) -> None:
+    """The source's own SOP Class, and the frame of a multi-frame source, wherever it is named."""
+    for group in (*ds.SharedFunctionalGroupsSequence, *ds.PerFrameFunctionalGroupsSequence):
+        for derivation in group.get("DerivationImageSequence") or ():
+            for reference in derivation.SourceImageSequence:
+                reference.ReferencedSOPClassUID = source.sop_class_uid
+                if source.frame_number is not None:
+                    reference.ReferencedFrameNumber = source.frame_number
+    for series in ds.ReferencedSeriesSequence:
+        for reference in series.ReferencedInstanceSequence:
+            reference.ReferencedSOPClassUID = source.sop_class_uid
 
 
 def _fix_dimension_uid(ds: Dataset, uid: str) -> None:

@@ -6,6 +6,7 @@ letters and many signs, which are spelled out here.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import unicodedata
 
@@ -77,9 +78,9 @@ def fitted(text: str, size_px: int, width_px: int) -> str:
     """The text, cut with dots where it is wider than ``width_px``."""
     if width(text, size_px) <= width_px:
         return text
-    while text and width(text + "...", size_px) > width_px:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    candidates = range(min(len(text), width_px) + 1)  # no letter is narrower than a pixel
+    kept = bisect.bisect_right(candidates, width_px, key=lambda n: width(text[:n] + "...", size_px))
+    return text[: max(0, kept - 1)].rstrip() + "..."
 
 
 def wrapped(text: str, size_px: int, width_px: int, max_lines: int) -> list[str]:
@@ -92,5 +93,6 @@ def wrapped(text: str, size_px: int, width_px: int, max_lines: int) -> list[str]
             line = f"{line} {words.pop(0)}"
         lines.append(fitted(line, size_px, width_px))
     if words:
-        lines[-1] = fitted(f"{lines[-1]} {' '.join(words)}", size_px, width_px)
+        rest = " ".join(words)[:width_px]
+        lines[-1] = fitted(f"{lines[-1]} {rest}", size_px, width_px)
     return lines

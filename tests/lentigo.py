@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import func, select
+
 from gateway import embedded
 from gateway.demo.archive import archive
+from gateway.embedded import free_port
 from gateway.home import RunningInstance, running_instance
 from gateway.settings import StoreSettings
-from gateway.store.engine import open_engine
+from gateway.store.engine import open_engine, reading
 from gateway.store.status import study_list
-from gateway.embedded import free_port
+from gateway.store.tables import Instance
 from tests.servers import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -116,7 +119,12 @@ class Lentigo:
                 line = (entry / "cmdline").read_bytes().split(b"\0")
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            text = [Path(word.decode(errors="replace")).name for word in line]
+            # Redis writes its own process title, with the socket's path behind the program's name.
+            text = [
+                Path(part).name
+                for word in line
+                for part in word.decode(errors="replace").split(" ")
+            ]
             for name, word in words.items():
                 if word in text:
                     found[name] = int(entry.name)
@@ -172,9 +180,21 @@ class Lentigo:
 
     def studies(self) -> dict[str, dict[str, Any]]:
         """Return every study by its UID, read from the record directly."""
+        store = StoreSettings(home=self.home)
+        engine = open_engine(store.record_url)
+        try:
+            listed = study_list(engine, store.results_folder)
+            return {study["study_instance_uid"]: study for study in listed}
+        finally:
+            engine.dispose()
+
+    def own_results(self) -> int:
+        """Return how many of our own results came back and were filed."""
         engine = open_engine(StoreSettings(home=self.home).record_url)
         try:
-            return {study["study_instance_uid"]: study for study in study_list(engine)}
+            with reading(engine) as connection:
+                query = select(func.count()).where(Instance.disposition == "own_result")
+                return int(connection.execute(query).scalar_one())
         finally:
             engine.dispose()
 

@@ -153,7 +153,6 @@ def _cohort(options: argparse.Namespace) -> Cohort:
 
 
 def _export(options: argparse.Namespace) -> None:
-    digests, figures = _read_figures(options.figures)
     if read_settings(Path(options.config)).digest() != load_run(options.run)[0].digest():
         raise TrainingError(f"{options.config} is not the configuration of {options.run}")
     provenance = Provenance(
@@ -172,25 +171,23 @@ def _export(options: argparse.Namespace) -> None:
             repository=options.to,
             provenance=provenance,
             flips=not options.single_view,
-            more_figures=figures,
+            more_figures=_read_figures(options.figures),
             progress=_Bar(bar),
         )
-    if digests - {manifest.digest}:
-        raise TrainingError("the figures given were measured on other weights")
     print(manifest.evidence)
 
 
-def _read_figures(paths: Sequence[Path]) -> tuple[set[str], tuple[HeldOutFigure, ...]]:
-    digests: set[str] = set()
-    figures: list[HeldOutFigure] = []
+def _read_figures(paths: Sequence[Path]) -> dict[str, tuple[HeldOutFigure, ...]]:
+    """Digest of the weights -> figures, from files of ``evaluate``."""
+    found: dict[str, tuple[HeldOutFigure, ...]] = {}
     for path in paths:
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            digests.add(content["digest"])
-            figures += [HeldOutFigure(**figure) for figure in content["figures"]]
+            figures = tuple(HeldOutFigure(**figure) for figure in content["figures"])
+            found[content["digest"]] = found.get(content["digest"], ()) + figures
         except (OSError, ValueError, KeyError, TypeError) as exc:
             raise TrainingError(f"{path} holds no figures of `evaluate`") from exc
-    return digests, tuple(figures)
+    return found
 
 
 def _checked_out_commit() -> str:

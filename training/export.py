@@ -8,10 +8,12 @@ manifest and ``config.pbtxt``. Files are functions of the run, the data and the 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -288,7 +290,7 @@ def export_run(
     repository: Path,
     provenance: Provenance,
     flips: bool = True,
-    more_figures: tuple[HeldOutFigure, ...] = (),
+    more_figures: Mapping[str, tuple[HeldOutFigure, ...]] = MappingProxyType({}),
     progress: Callable[[str, int, int], None] = lambda _text, _done, _total: None,
 ) -> Manifest:
     """Export a run into ``<repository>/diagnosis``.
@@ -306,14 +308,14 @@ def export_run(
     flips
         Whether serving averages over the four mirror images.
     more_figures
-        Figures on other cohorts, as ``evaluate`` wrote them for the same weights.
+        Digest of the weights -> figures on other cohorts, as ``evaluate`` wrote them.
     progress
         Called with a description, images done and images in all.
 
     Raises
     ------
     RunError
-        If the run or the repository cannot be used.
+        If the run or the repository cannot be used, or a figure was measured on other weights.
     CohortError
         If the data cannot be used.
     """
@@ -335,6 +337,8 @@ def export_run(
     served.ood_means.copy_(torch.from_numpy(means))
     served.ood_whitening.copy_(torch.from_numpy(whitening))
     weights = encode_weights(served)
+    if set(more_figures) - {digest_of(weights)}:
+        raise RunError(f"figures were measured on other weights than {digest_of(weights)}")
     validation = answer(splits.validation, "validation split")
     thresholds = fit_thresholds(
         validation, label_numbers(splits.validation, settings.labels), settings.labels
@@ -355,7 +359,9 @@ def export_run(
         command=provenance.evaluation_command,
     )
     manifest = dataclasses.replace(
-        draft, figures=(*figures, *more_figures), evidence=evidence_sentence(figures)
+        draft,
+        figures=(*figures, *itertools.chain(*more_figures.values())),
+        evidence=evidence_sentence(figures),
     )
     write_repository(repository / manifest.name, manifest=manifest, weights=weights)
     return manifest

@@ -83,18 +83,18 @@ def run(settings: Settings) -> int:
     signals.worker_ready.connect(
         lambda **_: _leave_note(settings.store.run_folder / READY_NOTE), weak=False
     )
-    app.worker_main(
-        [
-            "worker",
-            "--pool=prefork",
-            f"--concurrency={settings.worker.concurrency}",
-            "--without-gossip",
-            "--without-mingle",
-            "--without-heartbeat",
-            "--loglevel=INFO",
-        ]
+    worker = app.Worker(
+        pool="prefork",
+        concurrency=settings.worker.concurrency,
+        loglevel="INFO",
+        quiet=True,  # no banner among the JSON lines
+        # Workers need not know of each other, and events would only be noise in the broker.
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
     )
-    return 0
+    worker.start()
+    return int(worker.exitcode or 0)
 
 
 def _leave_note(path: Path) -> None:

@@ -86,11 +86,12 @@ def _route(services: Services, generation_id: int) -> None:
     ]
     reason = "" if scheduled else explain_no_match(generation, decisions)
     ids = services.ledger.record_routing(generation_id, scheduled, reason)
-    log.info(
-        "routed to %d analyses",
-        len(ids),
-        extra={"action": "generation.routed", "study_key": generation.study_id},
-    )
+    if ids or not scheduled:  # else another worker was faster
+        log.info(
+            "routed to %d analyses",
+            len(ids),
+            extra={"action": "generation.routed", "study_key": generation.study_id},
+        )
     for work_item_id, item in zip(ids, scheduled, strict=False):
         _announce(services, Hint(kind="analyse", id=work_item_id, analysis=item.analysis))
 

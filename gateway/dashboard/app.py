@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -40,8 +42,20 @@ _SHUTDOWN_S = 5
 def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engine) -> FastAPI:
     """Return the admin page as an ASGI application."""
     accounts, history = Accounts(engine), HistoryReader(engine)
+    feed = LiveFeed(history)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await feed.aclose()
+
     app = FastAPI(
-        title="Lentigo", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+        title="Lentigo",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
     )
     # Cookies know no port: two instances on one host must not share a name.
     app.state.cookie = f"lentigo_{dashboard.port}"
@@ -49,7 +63,7 @@ def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engin
         accounts=accounts,
         status=StatusReader(engine, store.results_folder),
         history=history,
-        feed=LiveFeed(history),
+        feed=feed,
         templates=_templates(),
         home=store.home,
         results_folder=store.results_folder,

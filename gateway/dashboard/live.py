@@ -35,6 +35,12 @@ class LiveFeed:
         """End every stream soon; safe to call from a signal handler."""
         self._is_closed = True
 
+    async def aclose(self) -> None:
+        """End every stream and wait until the record is not being asked any more."""
+        self.close()
+        if self._task is not None:
+            await self._task
+
     async def stream(
         self, study_id: int | None, is_welcome: Callable[[], bool]
     ) -> AsyncIterator[str]:

@@ -8,6 +8,7 @@ query/retrieve server) that confirms them.
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import shutil
 import signal
 import subprocess
@@ -34,6 +35,7 @@ from gateway.store.status import study_list
 from gateway.wrap import wrap
 
 PICTURES = {".jpg", ".jpeg", ".png"}
+_PLAIN_WIDTH = 140
 _MARKER = ".lentigo-demo"
 _READY_S = 180.0
 _PER_STUDY_S = 20.0
@@ -56,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demonstration; 0 when every study ended with its results confirmed."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PLAIN_WIDTH)
     started = time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)
     folder = _fresh_folder(Path(args.home))
@@ -215,11 +219,13 @@ def _print_results(console: Console, studies: list[dict[str, Any]], names: dict[
     order = list(names)
     for study in sorted(studies, key=lambda s: order.index(s["study_instance_uid"])):
         for item in study["work_items"]:
-            table.add_row(names[study["study_instance_uid"]], *_row(item))
+            table.add_row(
+                names[study["study_instance_uid"]], *_row(item, study["last_received_at"])
+            )
     console.print(table)
 
 
-def _row(item: dict[str, Any]) -> tuple[str, ...]:
+def _row(item: dict[str, Any], last_received_at: str) -> tuple[str, ...]:
     summary = item["summary"] or {}
     roles = [
         each["role"]
@@ -227,20 +233,26 @@ def _row(item: dict[str, Any]) -> tuple[str, ...]:
         if all(delivery["state"] == "CONFIRMED" for delivery in each["deliveries"])
     ]
     if summary.get("probability") is None:
-        top, probability, malignancy = f"not assessed: {item['reason']}", "", ""
+        top, probability, malignancy = item["reason"] or item["state"], "", ""
     else:
         top = str(summary["name"])
         probability = f"{summary['probability']:.0%}"
         malignancy = f"{summary['malignancy']:.0%}"
-    seconds = item.get("seconds")
     return (
         item["analysis"],
         top,
         probability,
         malignancy,
         ", ".join(roles) or item["state"],
-        f"{seconds:.1f}" if seconds is not None else "",
+        _seconds_between(last_received_at, item["finished_at"]),
     )
+
+
+def _seconds_between(start: str, end: str | None) -> str:
+    if not end:
+        return ""
+    span = dt.datetime.fromisoformat(end) - dt.datetime.fromisoformat(start)
+    return f"{span.total_seconds():.1f}"
 
 
 def _print_places(

@@ -136,7 +136,10 @@ _SCENES: dict[Kind, _Scene] = {
         hair=Hair(count=26, length_mm=(2.0, 6.0), width_mm=(0.03, 0.06), darkness=0.8),
         width_mm=36.0,
     ),
-    Kind.OUT_OF_FOCUS: replace(_NEVUS, camera=replace(_DERMATOSCOPE, focus_blur_mm=0.75)),
+    # Hardly any grain: a camera's noise reduction smooths what holds no detail.
+    Kind.OUT_OF_FOCUS: replace(
+        _NEVUS, camera=replace(_DERMATOSCOPE, focus_blur_mm=0.75, grain=0.001)
+    ),
 }
 
 

@@ -89,7 +89,7 @@ class Camera:
     """Radius of the dermatoscope's round opening; None when it is wider than the picture."""
     focus_blur_mm: float = 0.02
     """Width (sigma) of the blur."""
-    grain: float = 0.012
+    grain: float = 0.008
     """Standard deviation of the sensor noise, full scale 1."""
     bubbles: int = 0
     """Air bubbles in the immersion fluid."""

@@ -145,7 +145,7 @@ class LesionDecoder(nn.Module):
     ) -> Tensor:
         """Lesion logits at 1/4 size, (B, 1, H / 4, W / 4)."""
         normed = [norm(level) for norm, level in zip(self.norms, levels, strict=True)]
-        top = self.top(torch.cat(normed, dim=2).transpose(1, 2).unflatten(2, grid))
+        top = self.top(torch.cat(normed, dim=2).transpose(1, 2).reshape(len(quarter), -1, *grid))
         pooled = [top]
         for scale, project in zip(self.POOL_SCALES, self.pools, strict=True):
             context = project(functional.adaptive_avg_pool2d(top, scale))
@@ -302,4 +302,5 @@ class ServedDiagnosis(nn.Module):
         # float32: half precision would drown the small directions that whitening enlarges.
         with torch.autocast(embedding.device.type, enabled=False):
             offsets = embedding.float().unsqueeze(1) - self.ood_means
-            return (offsets @ self.ood_whitening).norm(dim=2).amin(dim=1, keepdim=True)
+            distances: Tensor = torch.linalg.vector_norm(offsets @ self.ood_whitening, dim=2)
+            return distances.amin(dim=1, keepdim=True)

@@ -169,7 +169,8 @@ class _Block(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.drop_path(self.gamma_1 * self.attn(self.norm1(tokens)))
-        return tokens + self.drop_path(self.gamma_2 * self.mlp(self.norm2(tokens)))
+        tokens = tokens + self.drop_path(self.gamma_2 * self.mlp(self.norm2(tokens)))
+        return tokens
 
 
 class Encoder(nn.Module):

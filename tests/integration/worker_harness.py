@@ -136,6 +136,12 @@ class Worker:
         self._process = None
         return status
 
+    def children(self) -> list[int]:
+        """Return the pool's processes."""
+        assert self._process is not None
+        path = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        return [int(pid) for pid in path.read_text().split()]
+
     def log(self) -> str:
         return self._log_path.read_text(errors="replace")
 

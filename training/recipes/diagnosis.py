@@ -10,7 +10,6 @@ import csv
 import itertools
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,13 +19,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.architectures.diagnosis import DiagnosisNetwork
 from models.metrics import jaccard, macro_auroc
 from training.augment import augment_one, jitter_colour, mix_batch, normalise
 from training.cohorts import Cohort, Pixels, load_pixels, read_rows, split_groups
 from training.errors import CohortError, RunError
+from training.losses import diagnosis_loss, lesion_loss, prior_shift, sampling_weights
 from training.settings import TrainingSettings, settings_from_dict
 
 CHECKPOINT = "checkpoint.pt"
@@ -97,43 +96,6 @@ def build_network(settings: TrainingSettings) -> DiagnosisNetwork:
     )
 
 
-def sampling_weights(labels: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
-    """Probability of drawing each image when a label weighs count ** -balance."""
-    counts = np.bincount(labels)
-    weights = counts[labels].astype(np.float64) ** -balance
-    return np.asarray(weights / weights.sum())
-
-
-def prior_shift(labels: NDArray[np.int64], weights: NDArray[np.float64], count: int) -> Tensor:
-    """Log ratio of the sampled to the natural label frequency, (C,).
-
-    Added to the logits in the loss, it lets the logits themselves keep the natural frequencies
-    although rare labels are drawn more often (Menon et al., ICLR 2021, section 4).
-    """
-    natural = np.bincount(labels, minlength=count) / len(labels)
-    sampled = np.bincount(labels, weights=weights, minlength=count)
-    return torch.from_numpy(np.log(sampled / natural)).float()
-
-
-def diagnosis_loss(logits: Tensor, targets: Tensor, *, shift: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy with smoothed soft targets under the sampled label frequencies."""
-    targets = targets * (1 - smoothing) + smoothing / targets.shape[1]
-    return -(targets * (logits + shift).log_softmax(dim=1)).sum(dim=1).mean()
-
-
-def lesion_loss(logit: Tensor, masks: Tensor, has_mask: Tensor) -> Tensor:
-    """Cross-entropy plus soft Jaccard over the images that have a mask.
-
-    Images without a mask weigh nothing; a batch without any gives zero.
-    """
-    entropy = functional.binary_cross_entropy_with_logits(logit, masks, reduction="none")
-    prob = logit.sigmoid()
-    common = (prob * masks).sum((1, 2, 3))
-    union = (prob + masks - prob * masks).sum((1, 2, 3))
-    each = entropy.mean((1, 2, 3)) + 1 - (common + 1) / (union + 1)
-    return (each * has_mask).sum() / has_mask.sum().clamp_min(1)
-
-
 def learning_rate(settings: TrainingSettings, progress: float) -> float:
     """Learning rate after ``progress`` epochs: linear warm-up, then cosine."""
     optimiser = settings.optimiser
@@ -147,7 +109,8 @@ def learning_rate(settings: TrainingSettings, progress: float) -> float:
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay for matrices and kernels; none for vectors, tokens and positions."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             is_free = parameter.ndim <= 1 or name.endswith("cls_token")
@@ -278,7 +241,7 @@ class DiagnosisRun:
         shift = prior_shift(labels, weights, len(self.settings.labels)).to(self.device)
         torch.manual_seed(self.settings.seed * 1_000_003 + self.epoch)
         steps = max(1, len(labels) // settings.batch_size)
-        totals: Counter[str] = Counter()
+        totals = {"diagnosis_loss": 0.0, "lesion_loss": 0.0}
         self.network.train()
         for step, batch in enumerate(self._batches(pixels, labels, weights, steps)):
             for group in self.optimiser.param_groups:
@@ -296,7 +259,7 @@ class DiagnosisRun:
             if not torch.isfinite(loss):
                 raise RunError(f"loss is not finite in epoch {self.epoch + 1}, step {step + 1}")
             self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip_norm)
             self.optimiser.step()
             done = self.epoch * steps + step + 1

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from gateway.store.engine import migrate, open_engine
 from gateway.store.tables import Base
@@ -84,10 +84,18 @@ def clock() -> TestClock:
     return TestClock()
 
 
+def _open(url: str) -> Engine:
+    """Open a record that need not survive a power cut: waiting for the disk is most of a test."""
+    engine = open_engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA synchronous=OFF"))
+    return engine
+
+
 @pytest.fixture
 def engine(record_url: str) -> Iterator[Engine]:
     """Engine of the record."""
-    engine = open_engine(record_url)
+    engine = _open(record_url)
     yield engine
     engine.dispose()
 
@@ -109,7 +117,7 @@ def sqlite_record(
         home.mkdir(parents=True, exist_ok=True)
         path = home / "record.sqlite3"
         shutil.copyfile(_sqlite_template, path)
-        engines.append(open_engine(f"sqlite:///{path}"))
+        engines.append(_open(f"sqlite:///{path}"))
         return Record(engines[-1], clock)
 
     yield make

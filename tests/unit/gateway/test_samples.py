@@ -7,6 +7,7 @@ from PIL import Image
 
 from gateway.demo.fields import Frame, discs, mesh, noise, smoothstep, strokes
 from gateway.demo.samples import Kind, render, sample_set, write_samples
+from models.quality import assess_quality
 
 ASSESSABLE = [kind for kind in Kind if kind not in {Kind.LENS_CAP, Kind.OUT_OF_FOCUS}]
 FRAME = Frame(height_px=120, width_px=160, px_per_mm=10.0)
@@ -168,6 +169,13 @@ def test_written_samples_are_jpegs_of_the_rendered_pictures(tmp_path):
             pixels = np.asarray(picture.convert("RGB")).astype(int)
         drawn = render(sample.kind, sample.seed, (120, 90))
         assert np.abs(pixels - drawn).mean() < 4
+
+
+def test_only_the_two_spoilt_samples_fail_the_quality_check(tmp_path):
+    for sample, path in zip(sample_set(), write_samples(tmp_path), strict=True):
+        with Image.open(path) as picture:
+            quality = assess_quality(np.asarray(picture.convert("RGB")))
+        assert quality.is_assessable == (sample.kind in ASSESSABLE), (sample.name, quality)
 
 
 def test_noise_has_zero_mean_and_unit_variance_at_every_wavelength():

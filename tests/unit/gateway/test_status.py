@@ -59,6 +59,7 @@ def test_status_of_a_study_has_every_part(record):
         "state": "completed",
         "reason": "",
         "received_at": time(0.0),
+        "last_received_at": time(0.0),
         "generation": 1,
         "instances": 1,
         "work_items": [
@@ -205,7 +206,7 @@ def answer_of(record: Record, uid: str) -> tuple[str, str]:
 def test_answer_about_a_confirmed_study_names_the_pacs_and_the_evidence(record):
     kind, text = answer_of(record, completed(record))
     assert kind == "yes"
-    assert text == f"Yes: {PACS} holds all 1 object (found there by C-FIND afterwards)."
+    assert text == f"Yes: {PACS} holds the object (found there by C-FIND afterwards)."
 
 
 def test_answer_before_there_is_a_result(record):
@@ -365,7 +366,7 @@ def test_table_names_studies_states_and_findings(capsys, home, kept):
 def test_one_study_tells_whether_the_pacs_has_it(capsys, home, kept):
     uid = completed(kept)
     _, out, _ = run(capsys, home, uid)
-    assert f"Yes: {PACS} holds all 1 object" in out
+    assert f"Yes: {PACS} holds the object" in out
     assert "c-find" in out
 
 

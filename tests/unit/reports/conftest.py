@@ -13,6 +13,7 @@ from pydicom import Dataset, config, dcmread
 
 # Errors of dciodvfy (dicom3tools 2022) that contradict the standard; none is met at present.
 KNOWN_FALSE_ALARMS: tuple[str, ...] = ()
+IOD_NAMES = ("Comprehensive3DSR", "Segmentation", "SCImage")
 
 Validator = Callable[[Dataset], None]
 
@@ -46,7 +47,7 @@ def dciodvfy(tmp_path: Path) -> Validator:
         ds.save_as(path, enforce_file_format=True)
         run = subprocess.run([tool, "-new", path], capture_output=True, check=False, timeout=60)
         said = (run.stdout + run.stderr).decode("utf-8", "replace")
-        assert ds.SOPClassUID.name.split()[0][:3].lower() in said.lower(), said  # it read the IOD
+        assert any(name in said.splitlines() for name in IOD_NAMES), said  # it knew what it read
         errors = [line for line in said.splitlines() if line.startswith("Error")]
         assert [e for e in errors if not any(f in e for f in KNOWN_FALSE_ALARMS)] == []
 

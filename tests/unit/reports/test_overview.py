@@ -105,7 +105,7 @@ def test_image_that_could_not_be_decoded_is_said_so() -> None:
             number=1,
         )
     )
-    assert len(np.unique(image[:, : IMAGE_BOX[1]].reshape(-1, 3), axis=0)) > 1
+    assert image[:, : IMAGE_BOX[1]].max() > 100  # light letters on the dark ground
 
 
 @given(st.text(max_size=60))

@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 
 import torch
-import torch.utils.dlpack
 import triton_python_backend_utils as pb_utils
+from torch.utils.dlpack import to_dlpack
 
 from models.manifest import Manifest
 from models.weights import load_served_diagnosis
@@ -70,9 +70,9 @@ class TritonPythonModel:
         for image in images:
             end = start + len(image)
             # A copy: each response owns its memory, whole and contiguous.
+            parts = {name: answer[start:end].clone() for name, answer in answers.items()}
             tensors = [
-                pb_utils.Tensor.from_dlpack(name, torch.utils.dlpack.to_dlpack(part[start:end].clone()))
-                for name, part in answers.items()
+                pb_utils.Tensor.from_dlpack(name, to_dlpack(part)) for name, part in parts.items()
             ]
             responses.append(pb_utils.InferenceResponse(output_tensors=tensors))
             start = end
