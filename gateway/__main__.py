@@ -20,8 +20,8 @@ from gateway.settings import (
     reject_unknown_environment,
 )
 from gateway.store.engine import migrate, open_engine
+from gateway.store.hints import HintBoard
 from gateway.store.intake import Intake
-from gateway.store.work import WorkLedger
 from gateway.sweeper import Sweeper
 
 
@@ -52,7 +52,7 @@ def _sweep() -> None:
     completeness = CompletenessSettings()
     Sweeper(
         Intake(engine, completeness),
-        WorkLedger(engine),
+        HintBoard(engine),
         CeleryQueue(BrokerSettings().url),
         completeness,
     ).run(stop)

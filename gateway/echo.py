@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pynetdicom import AE
-from pynetdicom.sop_class import Verification
 
+from gateway.acceptance import VERIFICATION
 from gateway.sender import Destination
 
 _TIMEOUT_S = 5.0
@@ -14,7 +14,7 @@ def echo(destination: Destination, *, calling_ae_title: str) -> str:
     """Ask for a C-ECHO; return an empty string, or what went wrong in one phrase."""
     ae = AE(ae_title=calling_ae_title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = _TIMEOUT_S
-    ae.add_requested_context(Verification)
+    ae.add_requested_context(VERIFICATION)
     association = ae.associate(destination.host, destination.port, ae_title=destination.ae_title)
     if association.is_rejected:
         return "rejects the association: does it know our AE title and host?"

@@ -12,8 +12,8 @@ import threading
 from gateway.errors import RecordUnavailable
 from gateway.queue import BrokerUnavailable, Queue
 from gateway.settings import CompletenessSettings
+from gateway.store.hints import HintBoard
 from gateway.store.intake import Intake
-from gateway.store.work import WorkLedger
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +22,10 @@ class Sweeper:
     """Looks at the record again and again."""
 
     def __init__(
-        self, intake: Intake, ledger: WorkLedger, queue: Queue, settings: CompletenessSettings
+        self, intake: Intake, board: HintBoard, queue: Queue, settings: CompletenessSettings
     ) -> None:
         self._intake = intake
-        self._ledger = ledger
+        self._board = board
         self._queue = queue
         self._settings = settings
 
@@ -38,7 +38,7 @@ class Sweeper:
             Nothing is lost: the next look finds the same work.
         """
         self._intake.close_due_generations()
-        hints = self._ledger.due_hints(self._settings.hint_interval_s)
+        hints = self._board.due_hints(self._settings.hint_interval_s)
         announced = []
         try:
             for hint in hints:
@@ -46,7 +46,7 @@ class Sweeper:
                 announced.append(hint)
         finally:
             if announced:
-                self._ledger.mark_hinted(announced, self._settings.hint_interval_s)
+                self._board.mark_hinted(announced, self._settings.hint_interval_s)
         return len(announced)
 
     def run(self, stop: threading.Event) -> None:

@@ -64,9 +64,8 @@ def secondary_capture(
     ds.PatientOrientation = ""
     ds.DerivationDescription = "Lesion outline and result of an AI model drawn beside the image"
     ds.SourceImageSequence = [_source_reference(source)]
-    ds.Laterality = source.laterality or ""  # 2C: required where the body part may be paired
-    if "BodyPartExamined" in source.header:
-        ds.BodyPartExamined = source.header.BodyPartExamined
+    # 2C, and forbidden beside an unpaired Body Part Examined, so that one is not written.
+    ds.Laterality = source.laterality or ""
     _add_compression_history(ds, source)
     stamp(ds, [source], context)
     _add_pixels(ds, picture)

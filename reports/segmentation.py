@@ -115,7 +115,7 @@ def lesion_segmentation(
 
     ds = HighdicomSegmentation(
         source_images=[_source_image(source)],
-        pixel_array=mask[None],
+        pixel_array=mask[None].view(np.uint8),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[_segment(source, tracking, model)],
         series_instance_uid=uid("/series"),
@@ -204,12 +204,15 @@ def _add_geometry(ds: Dataset, source: Source) -> None:
 
 def _fix_references(ds: Dataset, source: Source) -> None:
     """The source's own SOP Class, and the frame of a multi-frame source, wherever it is named."""
-    for group in (*ds.SharedFunctionalGroupsSequence, *ds.PerFrameFunctionalGroupsSequence):
-        for derivation in group.get("DerivationImageSequence") or ():
-            for reference in derivation.SourceImageSequence:
-                reference.ReferencedSOPClassUID = source.sop_class_uid
-                if source.frame_number is not None:
-                    reference.ReferencedFrameNumber = source.frame_number
+    groups = (*ds.SharedFunctionalGroupsSequence, *ds.PerFrameFunctionalGroupsSequence)
+    derivations = [item for group in groups for item in group.get("DerivationImageSequence") or ()]
+    references = [*(ds.get("SourceImageSequence") or ())]
+    for derivation in derivations:
+        references += derivation.SourceImageSequence
+    for reference in references:
+        reference.ReferencedSOPClassUID = source.sop_class_uid
+        if source.frame_number is not None:
+            reference.ReferencedFrameNumber = source.frame_number
     for series in ds.ReferencedSeriesSequence:
         for reference in series.ReferencedInstanceSequence:
             reference.ReferencedSOPClassUID = source.sop_class_uid

@@ -7,6 +7,17 @@ from dataclasses import dataclass
 
 from pydicom import Dataset
 from pydicom.multival import MultiValue
+from pydicom.uid import (
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    MultiFrameSingleBitSecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    UltrasoundMultiFrameImageStorage,
+    VideoEndoscopicImageStorage,
+    VideoMicroscopicImageStorage,
+    VideoPhotographicImageStorage,
+    VLWholeSlideMicroscopyImageStorage,
+)
 
 from reports.attributes import copied
 from reports.context import ReportContext, SourceImage
@@ -22,6 +33,7 @@ PATIENT_AND_STUDY = (  # PS3.3 C.7.1.1, C.7.2.1 and C.7.2.2
     "PatientAge",
     "PatientIdentityRemoved",
     "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
     "StudyInstanceUID",
     "StudyDate",
     "StudyTime",
@@ -60,7 +72,6 @@ _IMAGE = (
     "LossyImageCompressionMethod",
     "Laterality",
     "ImageLaterality",
-    "BodyPartExamined",
     "AnatomicRegionSequence",
     "TrackingID",
     "TrackingUID",
@@ -72,6 +83,17 @@ _IMAGE = (
     "StationName",
     "DeviceSerialNumber",
     "SoftwareVersions",
+)
+_MULTI_FRAME_CLASSES = (
+    MultiFrameSingleBitSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleByteSecondaryCaptureImageStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    MultiFrameTrueColorSecondaryCaptureImageStorage,
+    UltrasoundMultiFrameImageStorage,
+    VideoEndoscopicImageStorage,
+    VideoMicroscopicImageStorage,
+    VideoPhotographicImageStorage,
+    VLWholeSlideMicroscopyImageStorage,
 )
 _CODE = (
     "CodeValue",
@@ -113,8 +135,13 @@ class Source:
 
     @property
     def frame_number(self) -> int | None:
-        """The frame that was read, 1-based, or None for a single-frame image."""
-        return 1 if int(self.header.get("NumberOfFrames") or 1) > 1 else None
+        """The frame that was read, 1-based, or None for a single-frame image.
+
+        A frame may be named only where the SOP Class has frames (PS3.3 10.3), whatever Number of
+        Frames says.
+        """
+        has_frames = self.sop_class_uid in _MULTI_FRAME_CLASSES
+        return 1 if has_frames and int(self.header.get("NumberOfFrames") or 1) > 1 else None
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -188,6 +215,9 @@ def _source(image: SourceImage) -> Source:
     for keyword in _TYPE_2:
         if keyword not in header:
             setattr(header, keyword, "")
+    methods = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
+    if header.get("PatientIdentityRemoved") == "YES" and not any(m in header for m in methods):
+        header.DeidentificationMethod = "Not stated in the source image"  # type 1C, PS3.3 C.7.1.1
     return Source(header=header, image=image)
 
 

@@ -130,7 +130,7 @@ _SCENES: dict[Kind, _Scene] = {
     ),
     Kind.CLINICAL: _Scene(
         grow=partial(lesions.grow_nevus, radius_mm=3.4),
-        tone=SkinTone(melanin=0.15, blood=0.14, furrows=0.5, freckles=36, vessels=0),
+        tone=SkinTone(melanin=0.15, blood=0.14, mottling=0.5, furrows=0.5, freckles=20, vessels=0),
         camera=Camera(light=(1.10, 1.05, 1.00), vignette=0.10, focus_blur_mm=0.06),
         relief_mm=0.45,
         hair=Hair(count=26, length_mm=(2.0, 6.0), width_mm=(0.03, 0.06), darkness=0.8),

@@ -165,17 +165,19 @@ class StatusReader:
 
     def counts(self) -> list[StateCount]:
         """Return every state with its number of studies and its oldest one."""
-        with reading(self._engine) as connection:
-            rows = connection.execute(
-                select(Study.state, func.count(), func.min(Study.state_changed_at)).group_by(
-                    Study.state
-                )
-            ).all()
-        found = {row[0]: (row[1], row[2]) for row in rows}
-        return [
-            StateCount(state=state, count=count, oldest_at=oldest)
+        # Counted and looked up apart: each answer then comes from an index, and the oldest from
+        # its first entry.
+        oldest = [
+            select(func.min(Study.state_changed_at)).where(Study.state == state).scalar_subquery()
             for state in states.STUDY_STATES
-            for count, oldest in [found.get(state, (0, None))]
+        ]
+        with reading(self._engine) as connection:
+            rows = connection.execute(select(Study.state, func.count()).group_by(Study.state))
+            counts = {row[0]: row[1] for row in rows}
+            moments = connection.execute(select(*oldest)).one()
+        return [
+            StateCount(state=state, count=counts.get(state, 0), oldest_at=moment)
+            for state, moment in zip(states.STUDY_STATES, moments, strict=True)
         ]
 
     def _load(self, connection: Connection, query: Query) -> list[StudyStatus]:

@@ -13,17 +13,18 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, insert, or_, select, update
+from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.errors import LeaseLost
 from gateway.store import states
-from gateway.store.engine import Clock, reading, utc_now, writing
+from gateway.store.engine import reading, writing
+from gateway.store.hints import HintBoard, is_due
+from gateway.store.routing import RoutingLedger, load_generation
 from gateway.store.tables import (
     Delivery,
     Generation,
     Installation,
-    Instance,
     ResultObject,
     Study,
     WorkItem,
@@ -31,12 +32,8 @@ from gateway.store.tables import (
 from gateway.store.values import (
     Claim,
     DeliveryRow,
-    GenerationRow,
-    Hint,
-    InstanceRow,
     NewObject,
     PriorReport,
-    Scheduled,
 )
 
 FOLDER = "folder"
@@ -46,152 +43,8 @@ MAX_CRASHES = 5
 """Workers that may die at one step of one work item before it is set aside."""
 
 
-class WorkLedger:
+class WorkLedger(RoutingLedger, HintBoard):
     """Everything that happens to a study after it has closed."""
-
-    def __init__(self, engine: Engine, clock: Clock = utc_now) -> None:
-        self._engine = engine
-        self._clock = clock
-
-    # -- routing ----------------------------------------------------------------------------
-
-    def load_generation(self, generation_id: int) -> GenerationRow | None:
-        """Return a closed generation that still needs routing; None when it is routed."""
-        with reading(self._engine) as connection:
-            row = connection.execute(
-                select(Generation).where(Generation.id == generation_id)
-            ).first()
-            if row is None or row.state != states.CLOSED:
-                return None
-            return self._generation(connection, generation_id)
-
-    def record_routing(
-        self, generation_id: int, scheduled: Sequence[Scheduled], reason: str
-    ) -> list[int]:
-        """Turn a closed generation into work items, in one transaction.
-
-        Parameters
-        ----------
-        scheduled
-            The analyses; empty when no rule matched.
-        reason
-            Why nothing was scheduled; shown when ``scheduled`` is empty.
-
-        Returns
-        -------
-        Ids of the new work items; empty when another worker was first.
-        """
-        now = self._clock()
-        with writing(self._engine) as connection:
-            self._lock_study_of(connection, generation_id)
-            routed = connection.execute(
-                update(Generation)
-                .where(Generation.id == generation_id, Generation.state == states.CLOSED)
-                .values(
-                    state=states.ROUTED,
-                    routed_at=now,
-                    next_attempt_at=None,
-                    reason="" if scheduled else reason,
-                )
-                .returning(Generation.study_id, Generation.number)
-            ).first()
-            if routed is None:
-                return []
-            ids = [
-                self._schedule(connection, routed.study_id, generation_id, item, now)
-                for item in scheduled
-            ]
-            if not scheduled:
-                states.note(
-                    connection,
-                    now,
-                    "generation.not_routed",
-                    study_id=routed.study_id,
-                    level="warning",
-                    reason=reason,
-                    generation=routed.number,
-                )
-            states.refresh_study(connection, routed.study_id, now)
-        return ids
-
-    def _lock_study_of(self, connection: Connection, generation_id: int) -> None:
-        study_id = connection.execute(
-            select(Generation.study_id).where(Generation.id == generation_id)
-        ).scalar()
-        if study_id is not None:
-            states.lock_study(connection, study_id)
-
-    def _schedule(
-        self,
-        connection: Connection,
-        study_id: int,
-        generation_id: int,
-        item: Scheduled,
-        now: dt.datetime,
-    ) -> int:
-        work_item_id = connection.execute(
-            insert(WorkItem)
-            .values(
-                study_id=study_id,
-                generation_id=generation_id,
-                analysis=item.analysis,
-                model_digest=item.model_digest,
-                state=states.UPS_SCHEDULED,
-                step=states.ANALYSE,
-                priority=item.priority,
-                next_attempt_at=now,
-                # The router tells the broker itself, right after the commit.
-                hinted_at=now,
-                created_at=now,
-                outcome="",
-                reason="",
-                failure_kind="",
-                lease_owner="",
-                attempts=0,
-                crashes=0,
-            )
-            .returning(WorkItem.id)
-        ).scalar_one()
-        states.note(
-            connection,
-            now,
-            "work_item.scheduled",
-            study_id=study_id,
-            work_item_id=work_item_id,
-            analysis=item.analysis,
-            reason=item.reason,
-        )
-        return int(work_item_id)
-
-    def postpone_routing(self, generation_id: int, reason: str, delay_s: float) -> None:
-        """Try a generation again later, e.g. because the model server did not answer."""
-        now = self._clock()
-        with writing(self._engine) as connection:
-            self._lock_study_of(connection, generation_id)
-            postponed = connection.execute(
-                update(Generation)
-                .where(Generation.id == generation_id, Generation.state == states.CLOSED)
-                .values(
-                    next_attempt_at=now + dt.timedelta(seconds=delay_s),
-                    attempts=Generation.attempts + 1,
-                    reason=reason,
-                )
-                .returning(Generation.study_id, Generation.number, Generation.attempts)
-            ).first()
-            if postponed is None:
-                return
-            states.note(
-                connection,
-                now,
-                "generation.postponed",
-                study_id=postponed.study_id,
-                level="warning",
-                reason=reason,
-                generation=postponed.number,
-                attempt=postponed.attempts,
-                retry_in_s=round(delay_s, 1),
-            )
-            states.refresh_study(connection, postponed.study_id, now)
 
     # -- leases -----------------------------------------------------------------------------
 
@@ -207,7 +60,7 @@ class WorkLedger:
         with writing(self._engine) as connection:
             row = connection.execute(
                 select(WorkItem)
-                .where(WorkItem.id == work_item_id, _due(now))
+                .where(WorkItem.id == work_item_id, is_due(now))
                 .with_for_update(skip_locked=True, key_share=True)
             ).first()
             if row is None:
@@ -248,7 +101,7 @@ class WorkLedger:
                 **({"after": "the worker before died"} if row.lease_token is not None else {}),
             )
             states.refresh_study(connection, row.study_id, now)
-            generation = self._generation(connection, row.generation_id)
+            generation = load_generation(connection, row.generation_id)
         return Claim(
             work_item_id=work_item_id,
             token=token,
@@ -565,49 +418,6 @@ class WorkLedger:
         )
         states.refresh_study(connection, row.study_id, now)
 
-    # -- what the sweeper asks --------------------------------------------------------------
-
-    def due_hints(self, hint_interval_s: float, limit: int = 500) -> list[Hint]:
-        """Return work that is due, that nobody holds and that the broker was not told of lately."""
-        now = self._clock()
-        stale = now - dt.timedelta(seconds=hint_interval_s)
-        with reading(self._engine) as connection:
-            generations = connection.execute(
-                select(Generation.id)
-                .where(Generation.state == states.CLOSED, Generation.next_attempt_at <= now)
-                .order_by(Generation.id)
-                .limit(limit)
-            ).scalars()
-            hints = [Hint(kind="route", id=generation_id) for generation_id in generations]
-            items = connection.execute(
-                select(WorkItem.id, WorkItem.step, WorkItem.analysis, WorkItem.priority)
-                .where(_due(now), or_(WorkItem.hinted_at.is_(None), WorkItem.hinted_at <= stale))
-                .order_by(WorkItem.priority.desc(), WorkItem.id)
-                .limit(limit)
-            )
-            hints += [
-                Hint(kind=row.step, id=row.id, analysis=row.analysis, priority=row.priority)
-                for row in items
-            ]
-        return hints
-
-    def mark_hinted(self, hints: Sequence[Hint], hint_interval_s: float) -> None:
-        """Remember that the broker was told."""
-        now = self._clock()
-        work_items = [hint.id for hint in hints if hint.kind != "route"]
-        generations = [hint.id for hint in hints if hint.kind == "route"]
-        with writing(self._engine) as connection:
-            if work_items:
-                connection.execute(
-                    update(WorkItem).where(WorkItem.id.in_(work_items)).values(hinted_at=now)
-                )
-            if generations:
-                connection.execute(
-                    update(Generation)
-                    .where(Generation.id.in_(generations), Generation.state == states.CLOSED)
-                    .values(next_attempt_at=now + dt.timedelta(seconds=hint_interval_s))
-                )
-
     # -- reads ------------------------------------------------------------------------------
 
     def prior_report(self, claim: Claim) -> PriorReport | None:
@@ -646,44 +456,5 @@ class WorkLedger:
             )
             return str(connection.execute(select(Installation.serial)).scalar_one())
 
-    def _generation(self, connection: Connection, generation_id: int) -> GenerationRow:
-        generation = connection.execute(
-            select(Generation).where(Generation.id == generation_id)
-        ).one()
-        rows = connection.execute(
-            select(
-                Instance.sop_instance_uid,
-                Instance.sop_class_uid,
-                Instance.series_instance_uid,
-                Instance.transfer_syntax_uid,
-                Instance.modality,
-                Instance.path,
-                Instance.size_bytes,
-            )
-            .join(Generation, Instance.generation_id == Generation.id)
-            .where(
-                Generation.study_id == generation.study_id,
-                Generation.number <= generation.number,
-                Instance.disposition == "accepted",
-            )
-            .order_by(Instance.id)
-        ).all()
-        return GenerationRow(
-            id=generation.id,
-            study_id=generation.study_id,
-            number=generation.number,
-            closed_at=generation.closed_at,
-            instances=tuple(InstanceRow(**row._mapping) for row in rows),
-        )
-
 
 _NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None}
-
-
-def _due(now: dt.datetime) -> Any:
-    """Condition: the work item is not finished, is due, and nobody holds it."""
-    return and_(
-        WorkItem.state.in_([states.UPS_SCHEDULED, states.UPS_IN_PROGRESS]),
-        WorkItem.next_attempt_at <= now,
-        or_(WorkItem.lease_token.is_(None), WorkItem.lease_expires_at < now),
-    )

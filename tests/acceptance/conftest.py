@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gateway.wrap import wrap
 from PIL import Image
 
 from gateway.demo.samples import render, sample_set
+from gateway.wrap import wrap
 
 
 @pytest.fixture(scope="session")

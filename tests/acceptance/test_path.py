@@ -7,14 +7,14 @@ from typing import Any
 import highdicom
 import pydicom
 import pytest
-from gateway.send import send
-from tests.servers import Orthanc, orthanc, require, wait_until
 
 from gateway.acceptance import SECONDARY_CAPTURE
-from gateway.sender import Destination
 from gateway.embedded import free_port
+from gateway.send import send
+from gateway.sender import Destination
 from tests.acceptance.conftest import make_studies
 from tests.lentigo import Lentigo, running_lentigo, wait_a_moment
+from tests.servers import Orthanc, orthanc, require, wait_until
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -61,23 +61,24 @@ def test_orthanc_routes_and_gets_valid_results_once(
 ) -> None:
     require("Orthanc", "dcmsend", "dciodvfy", "dsrdump")
     port = free_port()
-    with orthanc(
-        tmp_path / "pacs",
-        aet="PACS",
-        route_to=Destination(ae_title="LENTIGO", host="127.0.0.1", port=port),
-        route_all=route_all,
-    ) as pacs, running_lentigo(
-        tmp_path / "home",
-        send_to=f"PACS@127.0.0.1:{pacs.dicom_port}",
-        arguments=("--dicom-port", str(port)),
-    ) as lentigo:
+    with (
+        orthanc(
+            tmp_path / "pacs",
+            aet="PACS",
+            route_to=Destination(ae_title="LENTIGO", host="127.0.0.1", port=port),
+            route_all=route_all,
+        ) as pacs,
+        running_lentigo(
+            tmp_path / "home",
+            send_to=f"PACS@127.0.0.1:{pacs.dicom_port}",
+            arguments=("--dicom-port", str(port)),
+        ) as lentigo,
+    ):
         push(studies, pacs.dicom_port, "PACS")
         lentigo.wait_for_states({"completed"}, len(studies), 240)
         if route_all:
             # Time for the results to come back and, were there a loop, to be analysed.
-            wait_until(
-                lambda: lentigo.own_results() >= 2 * len(studies), 60, "results coming back"
-            )
+            wait_until(lambda: lentigo.own_results() >= 2 * len(studies), 60, "results coming back")
             wait_a_moment(6)
         found = lentigo.studies()
         assert set(found) == {uid_of(path) for path in studies}

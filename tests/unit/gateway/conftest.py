@@ -6,10 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
+from argon2.profiles import CHEAPEST
+from fastapi import FastAPI
 from sqlalchemy import Engine, event, text
 
-from gateway.store.engine import migrate, open_engine
+from gateway.dashboard.app import create_app
+from gateway.settings import DashboardSettings, StoreSettings
+from gateway.store import accounts
+from gateway.store.engine import migrate, open_engine, utc_now
 from gateway.store.tables import Base
+from tests.pages import BASE, ONE_TIME, TestClient, change_password, log_in
 from tests.records import Record, TestClock, postgresql_database
 
 # Read before the fixture below hides it.
@@ -123,3 +130,46 @@ def sqlite_record(
     yield make
     for engine in engines:
         engine.dispose()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home folder that is not there yet."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def kept(
+    home: Path,
+    sqlite_record: Callable[[Path], Record],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Record:
+    """The record of the home folder, at the present time, with passwords that hash fast."""
+    monkeypatch.setattr(
+        accounts, "PasswordHasher", lambda: PasswordHasher.from_parameters(CHEAPEST)
+    )
+    record = sqlite_record(home)
+    record.clock.now = utc_now()
+    return record
+
+
+@pytest.fixture
+def app(home: Path, kept: Record) -> FastAPI:
+    """The admin page of the home folder, with its first account."""
+    accounts.Accounts(kept.engine).create_first("admin", ONE_TIME)
+    return create_app(StoreSettings(home=home), DashboardSettings(), kept.engine)
+
+
+@pytest.fixture
+def stranger(app: FastAPI) -> Iterator[TestClient]:
+    """A browser that has not logged in."""
+    with TestClient(app, base_url=BASE, follow_redirects=False) as client:
+        yield client
+
+
+@pytest.fixture
+def client(stranger: TestClient) -> TestClient:
+    """A browser of an administrator at work."""
+    log_in(stranger)
+    assert change_password(stranger).status_code == 303
+    return stranger

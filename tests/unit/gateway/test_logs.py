@@ -27,7 +27,8 @@ def lines(tmp_path: Path) -> Iterator[Any]:
     for handler in handlers:
         root.removeHandler(handler)
     configure_logging("tests", tmp_path)
-    yield lambda: [json.loads(line) for line in (tmp_path / "tests.jsonl").open()]
+    path = tmp_path / "tests.jsonl"
+    yield lambda: [json.loads(line) for line in path.read_text().splitlines()]
     logging.captureWarnings(False)
     for handler in list(root.handlers):
         root.removeHandler(handler)
@@ -76,9 +77,12 @@ def test_exception_is_told_by_kind_and_place_not_by_words(lines: Any) -> None:
 
 
 def test_libraries_that_quote_values_are_silent(lines: Any) -> None:
-    for name in ("pydicom", "pynetdicom", "pynetdicom.assoc", "celery.app.trace"):
-        logging.getLogger(name).warning("Canary^Patient")
-    warnings.warn("Canary^Patient", stacklevel=1)
+    for name in ("pydicom", "pynetdicom", "pynetdicom.assoc", "highdicom"):
+        logging.getLogger(name).error("Canary^Patient")
+    logging.getLogger("celery.app.trace").info("Canary^Patient")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("Canary^Patient", stacklevel=1)
     logging.getLogger("gateway.x").info("end")
     assert [line["message"] for line in lines()] == ["end"]
     assert not _config.LOG_REQUEST_IDENTIFIERS

@@ -371,7 +371,9 @@ def test_long_codes_are_cut_to_what_a_column_holds(tmp_path: Path) -> None:
     assert inspected(tmp_path, raw_file(body)).modality == "X" * 16
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None
+)
 @given(data=st.data())
 def test_damage_never_raises_anything_but_our_errors(tmp_path: Path, data: st.DataObject) -> None:
     syntax = data.draw(st.sampled_from(SYNTAXES))

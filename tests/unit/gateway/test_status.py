@@ -10,7 +10,7 @@ from sqlalchemy import event, insert
 
 from gateway import cli
 from gateway.home import RunningInstance, announce_instance
-from gateway.store.engine import utc_now, writing
+from gateway.store.engine import writing
 from gateway.store.status import StatusReader, StudyFilter, study_list
 from gateway.store.tables import Study
 from gateway.wording import action_words, delivery_answer, duration_words, findings
@@ -291,18 +291,6 @@ def test_durations_read_well(seconds, words):
 
 
 # -- the command --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def home(tmp_path):
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def kept(home, sqlite_record) -> Record:
-    record = sqlite_record(home)
-    record.clock.now = utc_now()
-    return record
 
 
 def run(capsys, home, *arguments: str) -> tuple[int, str, str]:

@@ -388,7 +388,9 @@ def test_what_is_no_file_is_told(tmp_path: Path, name: str) -> None:
         wrap(tmp_path / name, Kind.CLINICAL)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None
+)
 @given(data=st.data())
 def test_damage_never_raises_anything_but_our_error(tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from([GOOD_JPEG, GOOD_PNG])))

@@ -101,7 +101,7 @@ def edited(**changes: Any) -> str:
         ({"labels__NV": 1}, "labels.NV"),
         ({"malignant_labels": "MEL"}, "malignant_labels"),
         ({"figures": {}}, "figures"),
-        ({"figures__0": {}}, "figures"),
+        ({"figures": [{}]}, "figures"),
         ({"input": []}, "input"),
     ],
     ids=str,

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
@@ -24,6 +24,7 @@ def naive_auroc(is_positive: np.ndarray, scores: np.ndarray) -> float:
     return float(np.mean(pairs))
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_macro_auroc_equals_its_naive_twin(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -123,6 +124,7 @@ def test_a_statistic_that_is_mostly_undefined_has_no_interval() -> None:
             else float("nan")
         ),
         list("abcd"),
+        replicates=100,
     )
     assert np.isnan(figure.low)
     assert np.isnan(figure.high)

@@ -63,6 +63,10 @@ SOURCES: dict[str, dict[str, Any]] = {
         )
     },
     "deidentified": {"PatientIdentityRemoved": "YES", "DeidentificationMethod": "Profile"},
+    "deidentified somehow": {"PatientIdentityRemoved": "YES"},
+    "with body part": {"BodyPartExamined": "HEAD", "Laterality": "R"},
+    "secondary capture": {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7"},
+    "multi-frame": {"sop_class_uid": "1.2.840.10008.5.1.4.1.1.7.4", "NumberOfFrames": 3},
     "with issuers": {"IssuerOfPatientID": "Hospital", "PatientAge": "054Y"},
 }
 

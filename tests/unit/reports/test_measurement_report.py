@@ -98,10 +98,15 @@ def test_outline_hangs_on_the_first_measurement_and_names_its_image() -> None:
     assert "ReferencedFrameNumber" not in reference
 
 
-def test_multi_frame_source_is_referenced_by_frame() -> None:
-    (group,) = groups(report(headers=[builders.header(NumberOfFrames=3)]))
+@pytest.mark.parametrize(
+    ("sop_class_uid", "is_named"),
+    [("1.2.840.10008.5.1.4.1.1.7.4", True), (builders.VL_PHOTOGRAPHIC, False)],
+)
+def test_frame_is_named_only_for_a_class_with_frames(sop_class_uid: str, is_named: bool) -> None:
+    header = builders.header(NumberOfFrames=3, sop_class_uid=sop_class_uid)
+    (group,) = groups(report(headers=[header]))
     reference = region(group).ContentSequence[0].ReferencedSOPSequence[0]
-    assert reference.ReferencedFrameNumber == 1
+    assert reference.get("ReferencedFrameNumber") == (1 if is_named else None)
 
 
 def test_image_without_lesion_gets_the_whole_image_as_region() -> None:

@@ -1,0 +1,72 @@
+"""What the sweeper asks of the record: work that is due, unheld and not announced lately."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Engine, and_, or_, select, update
+
+from gateway.store import states
+from gateway.store.engine import Clock, reading, utc_now, writing
+from gateway.store.tables import Generation, WorkItem
+from gateway.store.values import Hint
+
+
+def is_due(now: dt.datetime) -> Any:
+    """Condition: the work item is not finished, is due, and nobody holds it."""
+    return and_(
+        WorkItem.state.in_([states.UPS_SCHEDULED, states.UPS_IN_PROGRESS]),
+        WorkItem.next_attempt_at <= now,
+        or_(WorkItem.lease_token.is_(None), WorkItem.lease_expires_at < now),
+    )
+
+
+class HintBoard:
+    """Finds work to announce, and remembers what was announced."""
+
+    def __init__(self, engine: Engine, clock: Clock = utc_now) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def due_hints(self, hint_interval_s: float, limit: int = 500) -> list[Hint]:
+        """Return work that is due, that nobody holds and that the broker was not told of lately."""
+        now = self._clock()
+        stale = now - dt.timedelta(seconds=hint_interval_s)
+        with reading(self._engine) as connection:
+            generations = connection.execute(
+                select(Generation.id)
+                .where(Generation.state == states.CLOSED, Generation.next_attempt_at <= now)
+                .order_by(Generation.id)
+                .limit(limit)
+            ).scalars()
+            hints = [Hint(kind="route", id=generation_id) for generation_id in generations]
+            items = connection.execute(
+                select(WorkItem.id, WorkItem.step, WorkItem.analysis, WorkItem.priority)
+                .where(is_due(now), or_(WorkItem.hinted_at.is_(None), WorkItem.hinted_at <= stale))
+                .order_by(WorkItem.priority.desc(), WorkItem.id)
+                .limit(limit)
+            )
+            hints += [
+                Hint(kind=row.step, id=row.id, analysis=row.analysis, priority=row.priority)
+                for row in items
+            ]
+        return hints
+
+    def mark_hinted(self, hints: Sequence[Hint], hint_interval_s: float) -> None:
+        """Remember that the broker was told."""
+        now = self._clock()
+        work_items = [hint.id for hint in hints if hint.kind != "route"]
+        generations = [hint.id for hint in hints if hint.kind == "route"]
+        with writing(self._engine) as connection:
+            if work_items:
+                connection.execute(
+                    update(WorkItem).where(WorkItem.id.in_(work_items)).values(hinted_at=now)
+                )
+            if generations:
+                connection.execute(
+                    update(Generation)
+                    .where(Generation.id.in_(generations), Generation.state == states.CLOSED)
+                    .values(next_attempt_at=now + dt.timedelta(seconds=hint_interval_s))
+                )

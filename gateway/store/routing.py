@@ -1,0 +1,189 @@
+"""The routing part of the record: a closed generation becomes work items, once."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from gateway.store import states
+from gateway.store.engine import Clock, reading, utc_now, writing
+from gateway.store.tables import Generation, Instance, WorkItem
+from gateway.store.values import GenerationRow, InstanceRow, Scheduled
+
+
+def load_generation(connection: Connection, generation_id: int) -> GenerationRow:
+    """Return a generation with every instance that belongs to it."""
+    generation = connection.execute(select(Generation).where(Generation.id == generation_id)).one()
+    rows = connection.execute(
+        select(
+            Instance.sop_instance_uid,
+            Instance.sop_class_uid,
+            Instance.series_instance_uid,
+            Instance.transfer_syntax_uid,
+            Instance.modality,
+            Instance.path,
+            Instance.size_bytes,
+        )
+        .join(Generation, Instance.generation_id == Generation.id)
+        .where(
+            Generation.study_id == generation.study_id,
+            Generation.number <= generation.number,
+            Instance.disposition == "accepted",
+        )
+        .order_by(Instance.id)
+    ).all()
+    return GenerationRow(
+        id=generation.id,
+        study_id=generation.study_id,
+        number=generation.number,
+        closed_at=generation.closed_at,
+        instances=tuple(InstanceRow(**row._mapping) for row in rows),
+    )
+
+
+class RoutingLedger:
+    """Turns closed generations into work items."""
+
+    def __init__(self, engine: Engine, clock: Clock = utc_now) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def load_generation(self, generation_id: int) -> GenerationRow | None:
+        """Return a closed generation that still needs routing; None when it is routed."""
+        with reading(self._engine) as connection:
+            row = connection.execute(
+                select(Generation).where(Generation.id == generation_id)
+            ).first()
+            if row is None or row.state != states.CLOSED:
+                return None
+            return load_generation(connection, generation_id)
+
+    def record_routing(
+        self, generation_id: int, scheduled: Sequence[Scheduled], reason: str
+    ) -> list[int]:
+        """Turn a closed generation into work items, in one transaction.
+
+        Parameters
+        ----------
+        scheduled
+            The analyses; empty when no rule matched.
+        reason
+            Why nothing was scheduled; shown when ``scheduled`` is empty.
+
+        Returns
+        -------
+        Ids of the new work items; empty when another worker was first.
+        """
+        now = self._clock()
+        with writing(self._engine) as connection:
+            self._lock_study_of(connection, generation_id)
+            routed = connection.execute(
+                update(Generation)
+                .where(Generation.id == generation_id, Generation.state == states.CLOSED)
+                .values(
+                    state=states.ROUTED,
+                    routed_at=now,
+                    next_attempt_at=None,
+                    reason="" if scheduled else reason,
+                )
+                .returning(Generation.study_id, Generation.number)
+            ).first()
+            if routed is None:
+                return []
+            ids = [
+                self._schedule(connection, routed.study_id, generation_id, item, now)
+                for item in scheduled
+            ]
+            if not scheduled:
+                states.note(
+                    connection,
+                    now,
+                    "generation.not_routed",
+                    study_id=routed.study_id,
+                    level="warning",
+                    reason=reason,
+                    generation=routed.number,
+                )
+            states.refresh_study(connection, routed.study_id, now)
+        return ids
+
+    def _lock_study_of(self, connection: Connection, generation_id: int) -> None:
+        study_id = connection.execute(
+            select(Generation.study_id).where(Generation.id == generation_id)
+        ).scalar()
+        if study_id is not None:
+            states.lock_study(connection, study_id)
+
+    def _schedule(
+        self,
+        connection: Connection,
+        study_id: int,
+        generation_id: int,
+        item: Scheduled,
+        now: dt.datetime,
+    ) -> int:
+        work_item_id = connection.execute(
+            insert(WorkItem)
+            .values(
+                study_id=study_id,
+                generation_id=generation_id,
+                analysis=item.analysis,
+                model_digest=item.model_digest,
+                state=states.UPS_SCHEDULED,
+                step=states.ANALYSE,
+                priority=item.priority,
+                next_attempt_at=now,
+                # The router tells the broker itself, right after the commit.
+                hinted_at=now,
+                created_at=now,
+                outcome="",
+                reason="",
+                failure_kind="",
+                lease_owner="",
+                attempts=0,
+                crashes=0,
+            )
+            .returning(WorkItem.id)
+        ).scalar_one()
+        states.note(
+            connection,
+            now,
+            "work_item.scheduled",
+            study_id=study_id,
+            work_item_id=work_item_id,
+            analysis=item.analysis,
+            reason=item.reason,
+        )
+        return int(work_item_id)
+
+    def postpone_routing(self, generation_id: int, reason: str, delay_s: float) -> None:
+        """Try a generation again later, e.g. because the model server did not answer."""
+        now = self._clock()
+        with writing(self._engine) as connection:
+            self._lock_study_of(connection, generation_id)
+            postponed = connection.execute(
+                update(Generation)
+                .where(Generation.id == generation_id, Generation.state == states.CLOSED)
+                .values(
+                    next_attempt_at=now + dt.timedelta(seconds=delay_s),
+                    attempts=Generation.attempts + 1,
+                    reason=reason,
+                )
+                .returning(Generation.study_id, Generation.number, Generation.attempts)
+            ).first()
+            if postponed is None:
+                return
+            states.note(
+                connection,
+                now,
+                "generation.postponed",
+                study_id=postponed.study_id,
+                level="warning",
+                reason=reason,
+                generation=postponed.number,
+                attempt=postponed.attempts,
+                retry_in_s=round(delay_s, 1),
+            )
+            states.refresh_study(connection, postponed.study_id, now)

@@ -1,0 +1,123 @@
+"""The shipped model: its files agree, load, and answer sensibly."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from models.architectures.diagnosis import ServedDiagnosis
+from models.manifest import Manifest
+from models.preprocessing import INPUT_SIZE, INTERPOLATION, MEAN, STD, prepare_image
+from models.segmentation import find_lesion
+from training.evaluate import load_model
+from training.export import triton_config
+
+REPOSITORY = Path(__file__).resolve().parents[3] / "triton_repo"
+MODELS = sorted(path.parent.name for path in REPOSITORY.glob("*/config.pbtxt"))
+MAX_BYTES = 25_000_000  # a clone must stay small
+
+
+@pytest.fixture(scope="module")
+def shipped() -> tuple[ServedDiagnosis, Manifest]:
+    return load_model(REPOSITORY / "diagnosis")
+
+
+def lesion_image(colour: tuple[int, int, int], centre: tuple[int, int]) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    image = np.full((450, 600, 3), (212, 160, 150), np.float32)
+    cv2.ellipse(image, centre, (110, 85), 20, 0, 360, colour, -1)
+    image = cv2.GaussianBlur(image, (0, 0), 4) + rng.normal(0, 5, image.shape)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def answer(served: ServedDiagnosis, *images: np.ndarray):
+    with torch.inference_mode():
+        return served(torch.from_numpy(np.stack([prepare_image(image) for image in images])))
+
+
+def test_there_is_a_model() -> None:
+    assert "diagnosis" in MODELS
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_configuration_is_the_generated_one(name: str) -> None:
+    folder = REPOSITORY / name
+    manifest = Manifest.from_json((folder / "manifest.json").read_bytes())
+    assert manifest.name == name
+    assert (folder / "manifest.json").read_text(encoding="utf-8") == manifest.to_json()
+    text = (folder / "config.pbtxt").read_text(encoding="utf-8")
+    assert text == triton_config(manifest)
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    assert config.parameters["manifest"].string_value == manifest.to_json()
+
+
+def test_the_repository_stays_small() -> None:
+    sizes = [
+        os.path.getsize(path)
+        for path in REPOSITORY.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    assert sum(sizes) < MAX_BYTES
+
+
+def test_the_manifest_describes_this_preprocessing(
+    shipped: tuple[ServedDiagnosis, Manifest],
+) -> None:
+    spec = shipped[1].input
+    assert (spec.size, spec.mean, spec.std) == (INPUT_SIZE, MEAN, STD)
+    assert spec.interpolation == INTERPOLATION
+
+
+def test_licence_and_limits_travel_with_the_weights(
+    shipped: tuple[ServedDiagnosis, Manifest],
+) -> None:
+    manifest = shipped[1]
+    assert "CC BY-NC 4.0" in manifest.licence
+    assert "Not a medical device" in manifest.intended_use
+    assert "Tschandl" in manifest.citation
+    headline = next(f for f in manifest.figures if "AUROC" in f.metric)
+    assert f"{headline.value:.3f}" in manifest.evidence
+    assert all(figure.command.startswith("python -m training") for figure in manifest.figures)
+
+
+def test_answers_are_finite_and_differ_between_images(
+    shipped: tuple[ServedDiagnosis, Manifest],
+) -> None:
+    served, manifest = shipped
+    brown = lesion_image((120, 80, 60), (300, 225))
+    red = lesion_image((200, 40, 50), (250, 200))
+    out = answer(served, brown, red)
+    assert out.logits.shape == (2, len(manifest.labels))
+    for tensor in (out.logits, out.embedding, out.ood_score):
+        assert torch.isfinite(tensor).all()
+    assert (out.logits[0] - out.logits[1]).abs().max() > 0.1
+
+
+def test_a_drawn_lesion_is_outlined_where_it_is(
+    shipped: tuple[ServedDiagnosis, Manifest],
+) -> None:
+    served, manifest = shipped
+    for centre in ((300, 225), (200, 180)):
+        image = lesion_image((110, 75, 60), centre)
+        prob = answer(served, image).lesion_prob[0].numpy()
+        region = find_lesion(prob, image.shape[:2], manifest.lesion_threshold)
+        assert region is not None
+        truth = np.zeros(image.shape[:2], np.uint8)
+        cv2.ellipse(truth, centre, (110, 85), 20, 0, 360, 1, -1)
+        common = np.count_nonzero(region.mask & truth.astype(bool))
+        assert common / np.count_nonzero(region.mask | truth.astype(bool)) > 0.6
+
+
+def test_noise_is_farther_from_the_training_data_than_a_lesion(
+    shipped: tuple[ServedDiagnosis, Manifest],
+) -> None:
+    served, _ = shipped
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    lesion = lesion_image((110, 75, 60), (300, 225))
+    scores = answer(served, noise, lesion).ood_score
+    assert scores[0] > scores[1]
