@@ -253,15 +253,16 @@ LOOPBACK_PEERS = (Peer.parse("*@127.0.0.0/8"), Peer.parse("*@::1"))
 """Admitted without being asked for: any AE title of this very machine."""
 
 
-def parse_peers(entries: Iterable[str]) -> tuple[Peer, ...]:
-    """Return the allow-list: loopback and ``entries``.
+def parse_peers(entries: Iterable[str], *, admit_loopback: bool = True) -> tuple[Peer, ...]:
+    """Return the allow-list: ``entries``, and loopback unless it is left out.
 
     Raises
     ------
     PeerSyntaxError
         An entry cannot be read; the message names it and its field at fault.
     """
-    return (*LOOPBACK_PEERS, *(Peer.parse(entry) for entry in entries))
+    given = tuple(Peer.parse(entry) for entry in entries)
+    return (*LOOPBACK_PEERS, *given) if admit_loopback else given
 
 
 def _resolve_nothing(_host_name: str) -> tuple[str, ...]:

@@ -79,7 +79,9 @@ class Listener:
         self._record = record
         self._spool = spool
         self._tls = tls
-        self._peers = acceptance.parse_peers(settings.allow_entries)
+        self._peers = acceptance.parse_peers(
+            settings.allow_entries, admit_loopback=settings.admit_loopback
+        )
         self._filer = InstanceFiler(record, spool)
         self._server: ListenerServer | None = None
         self._thread: threading.Thread | None = None

@@ -20,14 +20,9 @@ it stored a little later: what is not found yet stays stored and is asked for ag
 
 from __future__ import annotations
 
-import enum
 import hashlib
-import logging
-import re
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
@@ -39,42 +34,30 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 
-from gateway.errors import GatewayError
+from gateway.delivery import (
+    Destination,
+    DestinationError,
+    ObjectState,
+    Outcome,
+    Outgoing,
+    classify_status,
+)
 from gateway.settings import DeliverySettings
-
-log = logging.getLogger(__name__)
 
 _STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # PS3.4 C.6.2.3
 
-_DESTINATION = re.compile(r"([^@\\]+)@(\[[0-9A-Fa-f:.%\w]+\]|[^@:\[\]\s]+):(\d{1,5})")
-
 _MAX_CONTEXTS = 128  # odd identifiers 1 to 255, PS3.8 9.3.2.2
 
-# PS3.7 Annex C: what the same object will always meet again.
-_PERMANENT = {
-    0x0105: "no such attribute",
-    0x0106: "invalid attribute value",
-    0x0115: "invalid argument value",
-    0x0116: "attribute value out of range",
-    0x0117: "invalid object instance",
-    0x0118: "no such SOP class",
-    0x0119: "class-instance conflict",
-    0x0120: "missing attribute",
-    0x0121: "missing attribute value",
-    0x0122: "SOP class not supported",
-    0x0124: "not authorised",
-    0x0211: "unrecognised operation",
-    0x0212: "mistyped argument",
-}
-_DUPLICATE_SOP_INSTANCE = 0x0111  # PS3.7 C.5.5
-
-_STATUS_RANGES = (
-    (0xA700, 0xA7FF, "out of resources"),
-    (0xA900, 0xA9FF, "data set does not match SOP class"),
-    (0xB000, 0xBFFF, "stored with a warning"),
-    (0xC000, 0xCFFF, "cannot understand"),
-)
-"""PS3.4 Table B.2-1."""
+__all__ = [
+    "Destination",
+    "DestinationError",
+    "FolderSender",
+    "ObjectState",
+    "Outcome",
+    "Outgoing",
+    "Sender",
+    "classify_status",
+]
 
 # PS3.8 Table 9-21, by (result source, diagnostic).
 _REJECTIONS = {
@@ -85,123 +68,6 @@ _REJECTIONS = {
     (3, 1): "temporary congestion",
     (3, 2): "local limit exceeded",
 }
-
-
-class DestinationError(GatewayError):
-    """A destination cannot be used; the message says how one is written."""
-
-
-class ObjectState(enum.Enum):
-    """Where one object stands after an attempt."""
-
-    PENDING = "PENDING"
-    """Not stored; worth another attempt."""
-    STORED = "STORED"
-    """The destination said it has it; not confirmed yet."""
-    CONFIRMED = "CONFIRMED"
-    """The destination lists it, or offers nothing better than its C-STORE answer."""
-    REFUSED = "REFUSED"
-    """The destination will never take it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Destination:
-    """A storage SCP."""
-
-    ae_title: str
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Destination:
-        """Read ``AET@HOST:PORT``; an IPv6 host stands in brackets.
-
-        Raises
-        ------
-        DestinationError
-            If the text does not name a destination.
-
-        Examples
-        --------
-        >>> Destination.parse("ORTHANC@127.0.0.1:4242").port
-        4242
-        """
-        match = re.fullmatch(
-            r"([^@\\]+)@(\[[0-9A-Fa-f:.%\w]+\]|[^@:\[\]\s]+):(\d{1,5})", text.strip()
-        )
-        ae_title = match[1].strip() if match else ""
-        if match is None or not 1 <= len(ae_title) <= 16 or not ae_title.isascii():
-            raise DestinationError(
-                "a destination is written AET@HOST:PORT, with an AE title of 1 to 16 ASCII "
-                "characters, e.g. ORTHANC@127.0.0.1:4242"
-            )
-        port = int(match[3])
-        if not ae_title.isprintable() or not 1 <= port <= 65535:
-            raise DestinationError("a destination needs a printable AE title and port 1 to 65535")
-        return cls(ae_title=ae_title, host=match[2].strip("[]"), port=port)
-
-    def __str__(self) -> str:
-        """Return ``AET@HOST:PORT``."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.ae_title}@{host}:{self.port}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outgoing:
-    """One result object to deliver."""
-
-    id: int
-    """Id of the delivery, given back in the outcome."""
-    path: Path
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_class_uid: str
-    sop_instance_uid: str
-    sha256: str
-    """Digest of the file as it was written, in hexadecimal."""
-    is_stored: bool = False
-    """An earlier attempt stored it: only ask whether the destination lists it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of one object."""
-
-    id: int
-    state: ObjectState
-    status: int | None = None
-    """DIMSE status of the C-STORE; None when none was received."""
-    reason: str = ""
-    """Why it is not confirmed; or the warning it was stored with."""
-    confirmed_by: str = ""
-    """``c-find``, ``c-store`` or ``read-back``."""
-
-
-def classify_status(status: int) -> tuple[ObjectState, str]:
-    """Return (state, reason) of a C-STORE response status.
-
-    References
-    ----------
-    PS3.4 Table B.2-1 (storage statuses), PS3.7 Annex C (general statuses).
-
-    Examples
-    --------
-    >>> classify_status(0xA700)
-    (<ObjectState.PENDING: 'PENDING'>, 'out of resources (status A700)')
-    """
-    if status == 0x0000:
-        return ObjectState.STORED, ""
-    if status == _DUPLICATE_SOP_INSTANCE:
-        return ObjectState.STORED, "the destination had it already (status 0111)"
-    meaning = _PERMANENT.get(status) or next(
-        (text for low, high, text in _STATUS_RANGES if low <= status <= high), "failure"
-    )
-    reason = f"{meaning} (status {status:04X})"
-    if 0xB000 <= status <= 0xBFFF or status == 0x0001:
-        return ObjectState.STORED, reason
-    if status in _PERMANENT or 0xA900 <= status <= 0xA9FF or 0xC000 <= status <= 0xCFFF:
-        return ObjectState.REFUSED, reason
-    return ObjectState.PENDING, reason
 
 
 class Sender:

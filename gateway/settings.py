@@ -87,6 +87,8 @@ class ListenerSettings(BaseSettings):
     """TCP port; 0 takes any free one."""
     allow: str = ""
     """Comma-separated peers ``AET@HOST``, ``AET@NETWORK`` or ``*@NETWORK``, beside loopback."""
+    admit_loopback: bool = True
+    """Let any AE title in from loopback; false leaves only the peers of ``allow``."""
     require_called_ae_title: bool = False
     """Reject associations that call another AE title than ours."""
     max_associations: int = Field(default=64, ge=1)

@@ -20,6 +20,7 @@ from gateway.embedded import free_port
 from gateway.home import RunningInstance, running_instance
 from gateway.settings import StoreSettings
 from gateway.store.engine import open_engine, reading
+from gateway.store.states import FINAL_STATES
 from gateway.store.status import study_list
 from gateway.store.tables import Instance
 from tests.servers import wait_until
@@ -212,6 +213,14 @@ class Lentigo:
             seen = {uid: (s["state"], s["reason"]) for uid, s in self.studies().items()}
             raise AssertionError(f"{exc}; seen {seen}\n{self.log()}") from exc
         return self.studies()
+
+    def wait_for_study(self, study_instance_uid: str, timeout_s: float = 120.0) -> None:
+        """Wait until one study is in a final state."""
+        wait_until(
+            lambda: self.studies().get(study_instance_uid, {}).get("state") in FINAL_STATES,
+            timeout_s,
+            "the study",
+        )
 
     def wait_for_studies(self, count: int, timeout_s: float = 120.0) -> None:
         """Wait until that many studies are completed."""

@@ -90,9 +90,13 @@ def reading(engine: Engine) -> Iterator[Connection]:
     RecordUnavailable
         The database does not answer.
     """
+    options: dict[str, Any] = {_READ: True}
+    if engine.dialect.name == "postgresql":
+        # Its default gives every statement a snapshot of its own.
+        options["isolation_level"] = "REPEATABLE READ"
     with (
         _translated(),
-        engine.connect().execution_options(**{_READ: True}) as connection,
+        engine.connect().execution_options(**options) as connection,
         connection.begin(),
     ):
         yield connection

@@ -23,6 +23,8 @@ from tests.records import new_uid
 from tests.storage_scp import StorageScp
 from tests.unit.workers.instance_builder import instance, write
 
+pytestmark = pytest.mark.timeout(600)  # several processes start, on a machine that may be busy
+
 PATIENT_WORDS = ("canary", "canary-id")
 
 

@@ -168,7 +168,7 @@ class Site:
                 "LENTIGO_TRITON_URL": triton_url,
                 "LENTIGO_DELIVERY_DESTINATION": send_to,
                 "LENTIGO_DELIVERY_MAX_BACKOFF_S": "1",
-                "LENTIGO_WORKER_LEASE_S": "2",
+                "LENTIGO_WORKER_LEASE_S": "5",
                 "LENTIGO_WORKER_MAX_BACKOFF_S": "1",
                 "LENTIGO_WORKER_CONCURRENCY": "2",
             },
@@ -192,7 +192,7 @@ class Site:
         with self._engine.connect() as connection:
             return list(connection.execute(select(table).order_by(table.id)))
 
-    def wait_for(self, predicate: Any, what: str, timeout_s: float = 90.0) -> Any:
+    def wait_for(self, predicate: Any, what: str, timeout_s: float = 240.0) -> Any:
         """Sweep until the predicate holds."""
 
         def sweep_and_ask() -> Any:
@@ -207,7 +207,7 @@ class Site:
             items = [(i.state, i.step, i.reason) for i in self.rows(WorkItem)]
             raise AssertionError(f"{exc}; {items}\n{self.worker.log()[-6000:]}") from exc
 
-    def wait_for_items(self, states: set[str], count: int = 1, timeout_s: float = 90.0) -> None:
+    def wait_for_items(self, states: set[str], count: int = 1, timeout_s: float = 240.0) -> None:
         """Wait until that many work items are in one of the states."""
         self.wait_for(
             lambda: sum(item.state in states for item in self.rows(WorkItem)) >= count,

@@ -19,6 +19,11 @@ from workers.errors import Undecodable
 
 _STRIP_ROWS = 256
 
+# PS3.3 C.7.6.3.1.2 beside those read here; only what is on a list is repeated in a reason.
+_OTHER_COLOUR_SPACES = frozenset(
+    ("HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT", "XYB")
+)
+
 
 def to_rgb(samples: NDArray[Any], photometric: str, header: Dataset) -> NDArray[np.uint8]:
     """Return (H, W, 3) uint8 RGB.
@@ -56,7 +61,8 @@ def to_rgb(samples: NDArray[Any], photometric: str, header: Dataset) -> NDArray[
     if photometric in ("YBR_FULL", "YBR_FULL_422"):
         return _ybr_to_rgb(pixels)
     if photometric != "RGB":
-        raise Undecodable(f"colour images in {photometric[:16]} are not read")
+        named = photometric if photometric in _OTHER_COLOUR_SPACES else "an unknown colour space"
+        raise Undecodable(f"colour images in {named} are not read")
     return np.ascontiguousarray(pixels)
 
 

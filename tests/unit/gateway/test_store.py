@@ -438,6 +438,25 @@ def test_failed_write_leaves_nothing(record):
     assert actions(record) == []
 
 
+def test_read_sees_one_snapshot_whatever_is_written_meanwhile(record):
+    record.receive()
+    with reading(record.engine) as connection:
+        query = select(func.count()).select_from(Study)
+        before = connection.execute(query).scalar_one()
+        record.receive()
+        assert connection.execute(query).scalar_one() == before
+    assert count(record, Study) == before + 1
+
+
+def test_write_after_a_read_is_not_held_to_its_snapshot(record):
+    """A pooled connection forgets the isolation level of the read before."""
+    for _ in range(12):
+        assert count(record, Study) >= 0
+    with writing(record.engine) as connection:
+        level = connection.get_isolation_level()
+    assert level in {"READ COMMITTED", "SERIALIZABLE"}
+
+
 def test_naive_time_is_refused(record):
     with (
         pytest.raises(Exception, match="naive datetime"),

@@ -261,7 +261,7 @@ def test_errors_form_one_tree() -> None:
         assert issubclass(error, ReportError)
 
 
-def test_grey_labels_and_many_images_do_not_collide() -> None:
+def test_many_images_do_not_collide() -> None:
     images = [builders.assessment(number=n) for n in range(1, 13)]
     sources = [
         SourceImage(header=builders.header(number=n), pixels=np.zeros((96, 128, 3), np.uint8))
