@@ -23,6 +23,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.engine import make_url
 
 from gateway.acceptance import parse_peers
 from gateway.echo import echo
@@ -150,7 +151,8 @@ def check_home(subject: Subject) -> Iterator[Finding]:
 def check_record(subject: Subject) -> Iterator[Finding]:
     """The database answers and has the schema of this version."""
     url = subject.store.record_url
-    if url.startswith("sqlite") and not Path(url.removeprefix("sqlite:///")).exists():
+    file = make_url(url).database if url.startswith("sqlite") else None
+    if file is not None and not Path(file).exists():
         yield Finding(
             part="record", verdict=WARN, said="no record yet", remedy="`lentigo up` makes it"
         )

@@ -23,7 +23,12 @@ from pynetdicom import _config as pynetdicom_config
 _FIELDS: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar("log_fields", default={})  # noqa: B039 - never mutated, always replaced
 
 # Attributes of every LogRecord; whatever else a record has came in through ``extra``.
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
 
 _QUIET = {
     "pynetdicom": logging.CRITICAL,

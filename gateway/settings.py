@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL
 
 from gateway.errors import SettingsError
 
@@ -51,7 +52,9 @@ class StoreSettings(BaseSettings):
     @property
     def record_url(self) -> str:
         """The SQLAlchemy URL in use."""
-        return self.database_url or f"sqlite:///{self.home / 'record.sqlite3'}"
+        # Built, not formatted: a home folder may hold a question mark or a percent sign.
+        file_url = URL.create("sqlite", database=str(self.home / "record.sqlite3"))
+        return self.database_url or file_url.render_as_string()
 
     @property
     def spool_folder(self) -> Path:

@@ -15,7 +15,7 @@ from gateway.queue import BrokerUnavailable
 from gateway.sender import ObjectState, Outcome, Outgoing
 from gateway.store.engine import migrate, open_engine
 from gateway.store.tables import Delivery, Event, Generation, Instance, ResultObject, WorkItem
-from gateway.store.values import Hint
+from gateway.store.values import Hint, Scheduled
 from tests.records import Record, TestClock
 from tests.unit.workers.fakes import (
     DIGEST,
@@ -235,6 +235,24 @@ class TestAnalyse:
         assert world.item(work_item_id).outcome == "assessed"
         assert "work_item.model_changed" in [event.action for event in world.rows(Event)]
         assert "/g01-diagnosis-cdcdcdcd-" in world.rows(ResultObject)[0].path
+
+    def test_model_replaced_by_one_that_has_its_own_work_item_is_canceled(
+        self, world: World
+    ) -> None:
+        old, new = world.record.ledger.record_routing(
+            world.received(),
+            [
+                Scheduled(analysis="diagnosis", model_digest=digest, reason="both")
+                for digest in (DIGEST, "cd" * 32)
+            ],
+            "",
+        )
+        world.models.digests = ["cd" * 32]
+        work(world.services, old)
+        assert (world.item(old).state, world.item(old).failure_kind) == ("CANCELED", "REJECTED")
+        assert world.rows(ResultObject) == []
+        work(world.services, new)
+        assert world.item(new).outcome == "assessed"
 
     def test_model_replaced_during_the_analysis_starts_it_again(self, world: World) -> None:
         work_item_id = world.routed()
