@@ -18,7 +18,9 @@ from gateway.cli import COMMANDS
 from gateway.errors import GatewayError
 from gateway.queue import TASK_NAMES, queue_name
 from gateway.settings import ALL_SETTINGS
+from gateway.store.intake import OWN_MANUFACTURER
 from models.errors import ModelError
+from reports import provenance
 from workers.app import create_app
 from workers.bootstrap import Settings, offered_analyses
 
@@ -99,6 +101,10 @@ def test_workers_consume_every_queue_and_know_every_task_that_the_gateway_names(
 def test_each_analysis_has_its_folder_in_the_model_repository() -> None:
     folders = {path.parent.name for path in (ROOT / "triton_repo").glob("*/config.pbtxt")}
     assert set(offered_analyses().names) == folders
+
+
+def test_the_gateway_recognises_results_by_what_reports_write() -> None:
+    assert OWN_MANUFACTURER == provenance.MANUFACTURER == provenance.MODEL_NAME
 
 
 def test_no_file_names_the_place_it_was_written_at() -> None:

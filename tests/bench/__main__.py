@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
@@ -166,17 +167,23 @@ def _open(port: int) -> bool:
 
 def bench_path(studies: int) -> None:
     """Seconds from the last C-STORE of a study to its confirmed result, one study at a time."""
+    from gateway.demo.samples import render
     from gateway.send import send
-
-    from gateway.demo.samples import write_samples
     from gateway.sender import Destination
+    from gateway.wrap import save, wrap
 
     print(f"\n# path: {studies} dermoscopic studies, one after another, then all at once")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         instance = stack.enter_context(running_lentigo(folder / "home", to_archive=True))
         peer = Destination(ae_title="LENTIGO", host="127.0.0.1", port=instance.dicom_port)
-        paths = write_samples(folder / "in", studies)
+        (folder / "in").mkdir()
+        paths = []
+        for seed in range(studies):
+            picture = folder / "in" / f"{seed}.jpg"
+            Image.fromarray(render("nevus", seed)).save(picture, quality=92)
+            paths.append(picture.with_suffix(".dcm"))
+            save(wrap(picture, "dermoscopy"), paths[-1])
         send(paths[:1], peer, lambda *_: None)
         instance.wait_for_studies(1)  # the first one warms everything up
         seconds = []
@@ -208,12 +215,12 @@ def _fresh_copy(path: Path, folder: Path) -> Path:
 
 def bench_triton(seconds: float) -> None:
     """Images per second through the real server, by batch size and requests in flight."""
-    from workers.adapters.triton import TritonInference
+    from workers.adapters.triton import TritonModels
     from workers.settings import TritonSettings
 
     print(f"\n# triton: diagnosis, {seconds:.0f} s each")
     with tempfile.TemporaryDirectory() as folder, running_triton(Path(folder)) as url:
-        client = TritonInference(TritonSettings(url=url))
+        client = TritonModels(TritonSettings(url=url))
         for batch, in_flight in ((1, 1), (1, 8), (8, 2), (32, 1), (32, 2)):
             images = np.random.default_rng(0).integers(0, 255, (batch, 224, 224, 3), np.uint8)
             counts = [0] * in_flight
@@ -226,7 +233,7 @@ def bench_triton(seconds: float) -> None:
                 deadline: float = deadline,
             ) -> None:
                 while time.perf_counter() < deadline:
-                    client.infer("diagnosis", images)
+                    client.infer("diagnosis", {"IMAGE": images})
                     counts[slot] += len(images)
 
             threads = [threading.Thread(target=loop, args=(slot,)) for slot in range(in_flight)]
