@@ -178,6 +178,7 @@ def test_whitening_makes_the_training_distances_unit() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 4000)
     root = rng.normal(size=(6, 6))
+    root += 3 * np.eye(6)  # well conditioned: shrinkage then changes little
     embedding = rng.normal(size=(4000, 6)) @ root + rng.normal(size=(3, 6))[labels] * 5
     means, whitening = fit_ood_statistics(embedding.astype(np.float32), labels, 3)
     white = (embedding - means[labels]) @ whitening
