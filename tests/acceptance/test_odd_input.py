@@ -70,12 +70,15 @@ def wide_grey(folder: Path) -> Dataset:
 
 def palette(folder: Path) -> Dataset:
     """PALETTE COLOR, as some capture stations write it."""
-    ds = study(lesion().convert("L"), folder)
+    indexed = lesion().quantize(256)
+    ds = study(Image.fromarray(np.asarray(indexed)), folder)
     ds.PhotometricInterpretation = "PALETTE COLOR"
-    ramp = np.linspace(0, 65535, 256).astype("<u2").tobytes()
-    for colour in ("Red", "Green", "Blue"):
+    entries = np.asarray(indexed.getpalette(), np.uint8).reshape(-1, 3)
+    for number, colour in enumerate(("Red", "Green", "Blue")):
+        table = np.zeros(256, "<u2")
+        table[: len(entries)] = entries[:, number].astype("<u2") * 257
         setattr(ds, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, 16])
-        setattr(ds, f"{colour}PaletteColorLookupTableData", ramp)
+        setattr(ds, f"{colour}PaletteColorLookupTableData", table.tobytes())
     return ds
 
 
@@ -84,11 +87,11 @@ CASES: dict[str, tuple[Callable[[Path], Dataset], str, bool, str]] = {
     "1 x 1": (lambda f: study(Image.new("RGB", (1, 1), "brown"), f), "completed", False, "small"),
     "12,000 x 9,000": (lambda f: study(lesion().resize((12000, 9000)), f), "completed", True, ""),
     "uniform": (lambda f: study(Image.new("RGB", (300, 200), "pink"), f), "completed", False, ""),
-    "grey": (wide_grey, "completed", True, ""),
+    "grey": (wide_grey, "completed", False, "unlike the images the model was trained on"),
     "palette": (palette, "completed", True, ""),
     "non-ASCII name": (named, "completed", True, ""),
     "missing Type 1": (without_type_1, "completed", True, ""),
-    "does not decode": (damaged, "failed", False, "decode"),
+    "does not decode": (damaged, "failed", False, "could not be read"),
 }
 
 
@@ -149,7 +152,7 @@ def test_a_broken_image_does_not_hold_up_its_siblings(lentigo: Lentigo, tmp_path
     assert one["state"] == "completed"
     (item,) = one["work_items"]
     assert (item["summary"]["images"], item["summary"]["not_assessed"]) == (2, 1)
-    assert "decode" in one["reason"]
+    assert "could not be read" in one["reason"]
 
 
 def test_a_study_without_images_of_ours_is_refused_with_the_reason(
