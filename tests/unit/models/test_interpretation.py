@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 from manifests import manifest
 
-from models.diagnosis import NO_LESION, OUT_OF_DISTRIBUTION, Interpretation, interpret, rank_labels
+from models.diagnosis import (
+    FAR_FROM_TRAINING,
+    NO_LESION,
+    OUT_OF_DISTRIBUTION,
+    REFUSAL_FACTOR,
+    Interpretation,
+    interpret,
+    rank_labels,
+)
 from models.errors import OutputError
 from models.results import ImageQuality
 
@@ -52,14 +60,21 @@ def test_equal_probabilities_keep_the_order_of_the_manifest() -> None:
 
 
 def test_an_image_unlike_the_training_data_is_not_assessed() -> None:
-    assert interpreted(ood_score=10.0).quality.is_assessable
-    found = interpreted(ood_score=10.01)
+    assert interpreted(ood_score=10.0 * REFUSAL_FACTOR).quality.is_assessable
+    found = interpreted(ood_score=10.01 * REFUSAL_FACTOR)
     assert found.quality.reasons == (OUT_OF_DISTRIBUTION,)
     assert found.quality.warnings == ("soft focus",)
     assert found.differential == ()
     assert found.malignancy_prob is None
     assert found.is_suspicious is None
     assert found.region is None
+
+
+def test_an_image_unlike_most_of_the_training_data_is_assessed_with_a_warning() -> None:
+    assert FAR_FROM_TRAINING not in interpreted(ood_score=10.0).quality.warnings
+    found = interpreted(ood_score=10.01)
+    assert found.quality.warnings == ("soft focus", FAR_FROM_TRAINING)
+    assert found.differential == interpreted(ood_score=10.0).differential != ()
 
 
 def test_bad_quality_stays_the_first_reason() -> None:

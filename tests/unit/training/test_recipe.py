@@ -87,7 +87,7 @@ def test_training_learns_labels_and_outlines(tmp_path: Path) -> None:
     data = write_cohort(tmp_path / "cohort", groups=60)
     plain = {name: 0 for name in ("shift", "hair_prob", "blur_prob", "erase_prob", "mixup_prob")}
     settings = tiny_settings(
-        stages=[{"epochs": 10, "size": 32}],
+        stages=[{"epochs": 12, "size": 32}],
         optimiser__learning_rate=1e-2,
         optimiser__batch_size=4,
         network__drop_path=0,

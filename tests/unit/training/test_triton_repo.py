@@ -121,3 +121,14 @@ def test_noise_is_farther_from_the_training_data_than_a_lesion(
     lesion = lesion_image((110, 75, 60), (300, 225))
     scores = answer(served, noise, lesion).ood_score
     assert scores[0] > scores[1]
+
+
+def test_the_model_card_quotes_the_manifest(shipped: tuple[ServedDiagnosis, Manifest]) -> None:
+    manifest = shipped[1]
+    card = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert manifest.digest in card
+    assert f"`diagnosis` {manifest.version}" in card
+    for figure in manifest.figures:
+        interval = f"{figure.low:.3f} to {figure.high:.3f}"
+        assert f"| {figure.metric} | {figure.value:.3f} | {interval} |" in card
+        assert figure.command in card
