@@ -114,7 +114,8 @@ class Manifest:
     operating_point_meaning: str
     """What the operating point was chosen for."""
     ood_threshold: float
-    """Largest out-of-distribution score at which the model answers."""
+    """Out-of-distribution score above which an image is remarked on, and refused from a multiple
+    of it (``models.diagnosis``)."""
     ood_threshold_meaning: str
     """What the threshold was chosen for."""
     data: str

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from models.quality import assess_quality
 from numpy.typing import NDArray
 
 from gateway.store.values import InstanceRow
@@ -14,6 +13,7 @@ from models.diagnosis import interpret
 from models.errors import OutputError
 from models.manifest import Manifest
 from models.preprocessing import prepare_image
+from models.quality import assess_quality
 from models.results import DiagnosisResult, ImageAssessment
 from workers.analysis import Conclusion, Match, PreparedImage
 from workers.errors import BadModelOutput
