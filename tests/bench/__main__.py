@@ -95,6 +95,8 @@ def blast(port: int, called: str, load: list[Instance], associations: int) -> fl
 
 def bench_receive(names: list[str], rounds: int, scale: float) -> None:
     """Compare our listener (durable: fsync and row before the status) with storescp +B."""
+    # dcmtk leaves Nagle's algorithm on, which stalls its answers; this shows storescp's own speed.
+    os.environ["TCP_NODELAY"] = "1"
     print("\n# receive: instances/s (MB/s), median of", rounds, "interleaved rounds")
     for name in names:
         count, size = WORKLOADS[name]

@@ -68,6 +68,10 @@ class Association:
         kind, body = self._read()
         if kind != 2 or b"\x21" not in body[:4096]:
             raise ConnectionError(f"the association was not accepted (PDU type {kind})")
+        # Maximum length sub-item, PS3.8 D.1; 0 means no limit.
+        at = body.find(b"\x51\x00\x00\x04")
+        (limit,) = struct.unpack_from(">L", body, at + 4) if at >= 0 else (0,)
+        self._pdv_bytes = min(_PDV_BYTES, limit - 6) if limit else _PDV_BYTES
 
     def _read(self) -> tuple[int, bytes]:
         header = self._stream.read(6)
@@ -80,8 +84,8 @@ class Association:
         """Send one instance and wait for its status; anything but 0000 raises."""
         pieces = [_pdata(instance.command, 0x03)]
         data = memoryview(instance.data)
-        for start in range(0, len(data), _PDV_BYTES):
-            chunk = data[start : start + _PDV_BYTES]
+        for start in range(0, len(data), self._pdv_bytes):
+            chunk = data[start : start + self._pdv_bytes]
             pieces.append(_pdata(chunk, 0x02 if start + len(chunk) == len(data) else 0x00))
         for piece in pieces:
             self._socket.sendall(piece)

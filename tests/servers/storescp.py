@@ -45,7 +45,8 @@ def storescp(folder: Path, *, aet: str = "STORESCP") -> Iterator[StoreScp]:
     received.mkdir(parents=True)
     port = free_port()
     process = ServerProcess("storescp", folder / "storescp.log")
-    options = ["--fork", "+B", "+xa", "-pm", "-aet", aet, "-od", str(received)]
+    options = ["--fork", "+B", "+xa", "-pm", "-pdu", "131072", "-aet", aet]
+    options += ["-od", str(received)]
     process.start(
         [command, *options, str(port)], lambda: accepts(port), environment=loopback_only()
     )
