@@ -127,7 +127,7 @@ def test_nothing_fit_for_the_model_is_a_result_too() -> None:
 
 
 def test_image_unlike_the_training_data_is_not_assessed() -> None:
-    analysed = World(ood_score=11.0).run(claim())
+    analysed = World(ood_score=15.0).run(claim())
     assert analysed.outcome == "not_assessed"
     assert "unlike" in analysed.reason
 
