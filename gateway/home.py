@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -102,8 +101,3 @@ def resolve_home(given: str | Path | None) -> Path:
         return Path(os.environ["LENTIGO_HOME"]).expanduser().resolve()
     running = running_instances()
     return Path(running[0].home) if running else default_home()
-
-
-def now_s() -> float:
-    """Return the time for ``started_at``."""
-    return time.time()

@@ -28,7 +28,7 @@ import redis
 
 from gateway import embedded
 from gateway.errors import GatewayError
-from gateway.home import RunningInstance, announce_instance, now_s, retract_instance
+from gateway.home import RunningInstance, announce_instance, retract_instance
 from gateway.settings import (
     DashboardSettings,
     DeliverySettings,
@@ -212,7 +212,7 @@ class Supervisor:
             triton_http_url=triton_http,
             database_url=options.store.database_url,
             destination=options.delivery.destination,
-            started_at=now_s(),
+            started_at=time.time(),
         )
         self._environment = {
             **os.environ,

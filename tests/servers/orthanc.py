@@ -12,11 +12,11 @@ from typing import Any, Literal, Protocol
 
 import pydicom
 
+from gateway.embedded import free_port
 from tests.servers.process import (
     DICOMWEB_PLUGIN,
     ServerProcess,
     accepts,
-    free_port,
     loopback_only,
     program,
     require,

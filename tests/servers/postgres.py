@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psycopg
 
-from tests.servers.process import ServerProcess, free_port, program, require
+from gateway.embedded import free_port
+from tests.servers.process import ServerProcess, program, require
 
 
 class PostgresServer:

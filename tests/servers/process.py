@@ -37,13 +37,6 @@ _START_S = 60.0  # generous: the machine may be busy with other tests
 _STOP_S = 30.0
 
 
-def free_port() -> int:
-    """Return a TCP port that is free on loopback now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def wait_until(
     predicate: Callable[[], T], timeout_s: float, what: str, *, interval_s: float = 0.05
 ) -> T:

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers.process import ServerProcess, accepts, free_port, loopback_only, program
+from gateway.embedded import free_port
+from tests.servers.process import ServerProcess, accepts, loopback_only, program
 
 
 @dataclass(frozen=True, kw_only=True)
