@@ -1,4 +1,4 @@
-# make demo | test | check | bench | test-viewers | clean
+# make demo | test | check | bench | train-check | test-viewers | clean
 SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -10,7 +10,7 @@ IMAGES ?=
 KEEP ?=
 OUT ?= build
 
-.PHONY: demo test check format bench test-viewers services lock clean
+.PHONY: demo test check format bench train-check test-viewers services lock clean
 
 demo: $(VENV)/.runtime
 	@$(PY) -m gateway.cli demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(KEEP),--keep)
@@ -31,6 +31,10 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev services
 	$(PY) -m tests.bench
+
+# A toy of every recipe, from drawn data to its report: minutes on two cores.
+train-check: $(VENV)/.dev
+	$(PY) -m pytest -q tests/acceptance/test_train_check.py
 
 test-viewers: $(VENV)/.dev services
 	$(PY) -m pytest -m viewers tests/browser

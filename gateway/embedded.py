@@ -12,6 +12,7 @@ import shutil
 import socket
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,9 +127,16 @@ def find_triton() -> TritonFiles:
 
 
 def triton_command(
-    repository: Path, work_folder: Path, *, grpc_port: int, http_port: int
+    repository: Path,
+    work_folder: Path,
+    *,
+    grpc_port: int,
+    http_port: int,
+    models: Sequence[str] = ("*",),
 ) -> Command:
-    """Return the command that serves ``repository`` on loopback.
+    """Return the command that serves ``models`` of ``repository`` on loopback.
+
+    A new version of a model goes into service when Triton is told to load the model again.
 
     Notes
     -----
@@ -153,6 +161,8 @@ def triton_command(
             *("--grpc-address=127.0.0.1", f"--grpc-port={grpc_port}"),
             *("--http-address=127.0.0.1", f"--http-port={http_port}"),
             *("--allow-metrics=false", "--exit-timeout-secs=10"),
+            "--model-control-mode=explicit",
+            *(f"--load-model={model}" for model in models),
             # Two instances on one host must not share the backend's memory regions.
             f"--backend-config=python,shm-region-prefix-name=lentigo_{os.getpid()}_{grpc_port}",
         ),

@@ -76,6 +76,8 @@ class UpOptions:
     broker_url: str = ""
     triton_url: str = ""
     repository: Path = field(default=Path(__file__).resolve().parents[1] / "triton_repo")
+    models: tuple[str, ...] = ("diagnosis",)
+    """Models that the embedded Triton loads: those of the analyses."""
 
 
 def _check_port(bind: str, port: int, option: str) -> int:
@@ -300,6 +302,7 @@ class Supervisor:
                     self._options.store.run_folder,
                     grpc_port=grpc_port,
                     http_port=http_port,
+                    models=self._options.models,
                 ),
                 is_ready=lambda: _http_ok(f"{url}/v2/health/ready"),
                 stop_timeout_s=15.0,

@@ -1,7 +1,9 @@
-"""From the outputs of the diagnosis model to what is said of one image. Pure."""
+"""The diagnosis model's manifest, and from its outputs to what is said of one image. Pure."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +11,10 @@ from numpy.typing import NDArray
 
 from models.calibration import calibrate
 from models.errors import OutputError
-from models.manifest import Manifest
+from models.manifest import InputSpec, Manifest
 from models.results import ImageQuality, LabelProbability, LesionRegion
 from models.segmentation import find_lesion
+from models.shapes import BackboneShape, DiagnosisShape, EfficientNetLiteShape
 
 OUT_OF_DISTRIBUTION = "image unlike the images the model was trained on"
 FAR_FROM_TRAINING = "image unlike most of the images the model was trained on"
@@ -23,6 +26,79 @@ dermoscopic images of other hospitals: too many to refuse. At 1.4 times it (weig
 HAM10000, PH2 and ISIC 2017 and 1.2 % of ISIC UDA-1 are refused, with 14 of 15 radiological images.
 """
 NO_LESION = "no lesion could be outlined"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchitectureSpec:
+    """The numbers that rebuild the network, and how it is run."""
+
+    backbone: BackboneShape
+    """What turns an image into features."""
+    decoder_width: int
+    """Channels of the lesion decoder."""
+    flips: bool
+    """Whether the outputs are averaged over the four mirror images of the input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosisManifest(Manifest):
+    """What travels with the weights of one version of the diagnosis model."""
+
+    labels: dict[str, str]
+    """Label -> full name, in the order of the logits."""
+    malignant_labels: tuple[str, ...]
+    """Labels that count towards malignancy."""
+    input: InputSpec
+    architecture: ArchitectureSpec
+    temperature: float
+    """Divides the logits before the softmax, positive."""
+    lesion_threshold: float
+    """Probability in (0, 1) from which a pixel belongs to the lesion."""
+    operating_point: float
+    """Malignancy in (0, 1) from which a lesion is called suspicious."""
+    operating_point_meaning: str
+    """What the operating point was chosen for."""
+    ood_threshold: float
+    """Out-of-distribution score above which an image is remarked on, and refused from a multiple
+    of it (``REFUSAL_FACTOR``)."""
+    ood_threshold_meaning: str
+    """What the threshold was chosen for."""
+
+    def shape(self) -> DiagnosisShape:
+        """Return the shape of the network."""
+        return DiagnosisShape(
+            backbone=self.architecture.backbone,
+            num_labels=len(self.labels),
+            decoder_width=self.architecture.decoder_width,
+        )
+
+    def _extra_checks(self) -> dict[str, Callable[[], bool]]:
+        labels, malignant = self.labels, self.malignant_labels
+        return {
+            "labels": lambda: (
+                len(labels) >= 2
+                and all(label.strip() and name.strip() for label, name in labels.items())
+                and len(set(labels.values())) == len(labels)
+            ),
+            "malignant_labels": lambda: (
+                0 < len(malignant) < len(labels)
+                and len(set(malignant)) == len(malignant)
+                and set(malignant) <= set(labels)
+            ),
+            "architecture": self._has_shape,
+            "temperature": lambda: 0 < self.temperature < math.inf,
+            "lesion_threshold": lambda: 0 < self.lesion_threshold < 1,
+            "operating_point": lambda: 0 < self.operating_point < 1,
+            "ood_threshold": lambda: 0 < self.ood_threshold < math.inf,
+        }
+
+    def _has_shape(self) -> bool:
+        backbone = self.architecture.backbone
+        if isinstance(backbone, EfficientNetLiteShape):
+            fits = self.input.size % 32 == 0
+        else:
+            fits = self.input.size == backbone.encoder.image_size
+        return fits and self.architecture.decoder_width > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +124,7 @@ def interpret(
     ood_score: float,
     shape: tuple[int, int],
     quality: ImageQuality,
-    manifest: Manifest,
+    manifest: DiagnosisManifest,
 ) -> Interpretation:
     """Interpret the model's outputs for one image.
 
@@ -108,7 +184,7 @@ def _add_distance(quality: ImageQuality, ood_score: float, threshold: float) -> 
 
 
 def rank_labels(
-    logits: NDArray[np.floating], manifest: Manifest
+    logits: NDArray[np.floating], manifest: DiagnosisManifest
 ) -> tuple[tuple[LabelProbability, ...], float]:
     """Calibrated differential, most probable first, and the summed malignant probability.
 
@@ -128,7 +204,7 @@ def _check_outputs(
     logits: NDArray[np.floating],
     lesion_prob: NDArray[np.uint8],
     ood_score: float,
-    manifest: Manifest,
+    manifest: DiagnosisManifest,
 ) -> None:
     if logits.shape != (len(manifest.labels),):
         raise OutputError(f"logits have shape {logits.shape}, not ({len(manifest.labels)},)")

@@ -1,7 +1,8 @@
 """The manifest: what travels with weights, so that a result can say which model spoke and how well.
 
 A manifest is a JSON file beside the weights. It is read strictly: an unknown, missing or
-impossible value is an error, since a wrong threshold gives wrong answers in silence.
+impossible value is an error, since a wrong threshold gives wrong answers in silence. ``Manifest``
+holds what every model has; each analysis adds its own fields in a subclass.
 """
 
 from __future__ import annotations
@@ -10,21 +11,22 @@ import dataclasses
 import json
 import math
 import re
-import types
-import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, Literal, Self
 
-from models.architectures.diagnosis import DiagnosisShape
-from models.architectures.encoder import EncoderShape
 from models.errors import ManifestError
 from models.results import ModelIdentity
+from models.strict import StrictError, build
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+EvidenceLevel = Literal["real", "simulated", "none"]
+"""``real``: real images and labels, held-out patients or lesions. ``simulated``: trained or
+evaluated on simulated labels, pairs or bags. ``none``: nothing was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,29 +44,15 @@ class InputSpec:
     framing: str
     """What of the image is seen."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class ArchitectureSpec:
-    """The numbers that rebuild the network, and how it is run."""
-
-    dim: int
-    """Token width."""
-    depth: int
-    """Transformer blocks."""
-    heads: int
-    """Attention heads."""
-    mlp_ratio: int
-    """MLP width over token width."""
-    patch_size: int
-    """Side of a patch in pixels."""
-    prior_width: int
-    """Channels of the spatial prior at 1/4 size."""
-    decoder_width: int
-    """Channels of the lesion decoder."""
-    taps: tuple[int, ...]
-    """Blocks read by the decoder beside the last."""
-    flips: bool
-    """Whether the outputs are averaged over the four mirror images of the input."""
+    def __post_init__(self) -> None:
+        """Refuse what no network reads."""
+        if (
+            self.size < 1
+            or not len(self.mean) == len(self.std) == 3
+            or not all(0 <= value <= 1 for value in self.mean)
+            or not all(0 < value <= 1 for value in self.std)
+        ):
+            raise ValueError("impossible size, mean or std")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +79,7 @@ class HeldOutFigure:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What travels with the weights of one version of the diagnosis model."""
+    """What travels with the weights of one version of any model."""
 
     name: str
     """Model name in the model repository."""
@@ -99,25 +87,6 @@ class Manifest:
     """Version of the weights, ``major.minor.patch``."""
     digest: str
     """SHA-256 of the weight file, 64 lower-case hexadecimal digits."""
-    labels: dict[str, str]
-    """Label -> full name, in the order of the logits."""
-    malignant_labels: tuple[str, ...]
-    """Labels that count towards malignancy."""
-    input: InputSpec
-    architecture: ArchitectureSpec
-    temperature: float
-    """Divides the logits before the softmax, positive."""
-    lesion_threshold: float
-    """Probability in (0, 1) from which a pixel belongs to the lesion."""
-    operating_point: float
-    """Malignancy in (0, 1) from which a lesion is called suspicious."""
-    operating_point_meaning: str
-    """What the operating point was chosen for."""
-    ood_threshold: float
-    """Out-of-distribution score above which an image is remarked on, and refused from a multiple
-    of it (``models.diagnosis``)."""
-    ood_threshold_meaning: str
-    """What the threshold was chosen for."""
     data: str
     """Data the weights were trained on, with source."""
     licence: str
@@ -132,6 +101,8 @@ class Manifest:
     """Commit of the code that made the weights."""
     created: str
     """Day of the export, ISO 8601."""
+    evidence_level: EvidenceLevel
+    """What stands behind the weights."""
     evidence: str
     """One sentence: data, number of held-out images, headline figure."""
     figures: tuple[HeldOutFigure, ...]
@@ -139,25 +110,32 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Refuse values that no model can have."""
-        _check_manifest(self)
+        texts = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.type == "str"
+        }
+        checks = self._common_checks() | self._extra_checks()
+        wrong = [name for name, text in texts.items() if not text.strip()]
+        wrong += [name for name, is_right in checks.items() if name not in wrong and not is_right()]
+        if wrong:
+            raise ManifestError(f"impossible values in the manifest: {', '.join(wrong)}")
 
-    def shape(self) -> DiagnosisShape:
-        """Return the shape of the network."""
-        spec = self.architecture
-        return DiagnosisShape(
-            encoder=EncoderShape(
-                dim=spec.dim,
-                depth=spec.depth,
-                heads=spec.heads,
-                mlp_ratio=spec.mlp_ratio,
-                patch_size=spec.patch_size,
-                image_size=self.input.size,
+    def _common_checks(self) -> dict[str, Callable[[], bool]]:
+        return {
+            "name": lambda: bool(_NAME.fullmatch(self.name)),
+            "version": lambda: bool(_VERSION.fullmatch(self.version)),
+            "digest": lambda: bool(_DIGEST.fullmatch(self.digest)),
+            "created": lambda: _is_day(self.created),
+            "figures": lambda: (
+                all(map(_is_figure, self.figures))
+                and (self.evidence_level == "none" or bool(self.figures))
             ),
-            num_labels=len(self.labels),
-            prior_width=spec.prior_width,
-            decoder_width=spec.decoder_width,
-            taps=spec.taps,
-        )
+        }
+
+    def _extra_checks(self) -> dict[str, Callable[[], bool]]:
+        """Name of a subclass's field -> whether its value is possible."""
+        return {}
 
     def identity(self) -> ModelIdentity:
         """Return what every report says of the model."""
@@ -165,6 +143,7 @@ class Manifest:
             name=self.name,
             version=self.version,
             digest=self.digest,
+            evidence_level=self.evidence_level,
             evidence=self.evidence,
             licence=self.licence,
         )
@@ -175,8 +154,8 @@ class Manifest:
         return json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Manifest:
-        """Read a manifest strictly.
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read a manifest of this kind strictly.
 
         Raises
         ------
@@ -190,10 +169,10 @@ class Manifest:
             )
         except (ValueError, RecursionError) as exc:
             raise ManifestError(f"the manifest is not JSON: {exc}") from exc
-        manifest = _build(cls, content, "manifest")
-        if not isinstance(manifest, Manifest):
-            raise ManifestError("the manifest must be an object")
-        return manifest
+        try:
+            return build(cls, content, "manifest")
+        except StrictError as exc:
+            raise ManifestError(str(exc)) from exc
 
 
 def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -207,54 +186,9 @@ def _refuse_constant(name: str) -> Any:
     raise ManifestError(f"the manifest holds {name}")
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """Turn plain JSON values into ``kind``, strictly."""
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ManifestError(f"{where} must be a list")
-        return tuple(_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ManifestError(f"{where} must be an object")
-        return {key: _build(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if origin is types.UnionType:
-        return None if value is None else _build(arguments[0], value, where)
-    return _build_scalar(kind, value, where)
-
-
-def _build_dataclass(kind: type, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise ManifestError(f"{where} must be an object")
-    hints = typing.get_type_hints(kind)
-    names = {field.name for field in dataclasses.fields(kind)}
-    if set(value) != names:
-        unknown, missing = sorted(set(value) - names), sorted(names - set(value))
-        raise ManifestError(f"{where}: unknown {unknown}, missing {missing}")
-    return kind(**{name: _build(hints[name], value[name], f"{where}.{name}") for name in names})
-
-
-def _build_scalar(kind: type, value: Any, where: str) -> Any:
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise ManifestError(f"{where} must be {kind.__name__}, not {type(value).__name__}")
-    return value
-
-
 def _is_day(text: str) -> bool:
     try:
         date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _has_shape(manifest: Manifest) -> bool:
-    try:
-        manifest.shape()
     except ValueError:
         return False
     return True
@@ -268,44 +202,3 @@ def _is_figure(figure: HeldOutFigure) -> bool:
         and (figure.low is None or figure.high is None or figure.low <= figure.high)
         and figure.n >= figure.groups > 0
     )
-
-
-def _check_manifest(manifest: Manifest) -> None:
-    texts = {
-        field.name: getattr(manifest, field.name)
-        for field in dataclasses.fields(manifest)
-        if field.type == "str"
-    }
-    labels, malignant = manifest.labels, manifest.malignant_labels
-    spec = manifest.input
-    checks: dict[str, Callable[[], bool]] = {
-        "name": lambda: bool(_NAME.fullmatch(manifest.name)),
-        "version": lambda: bool(_VERSION.fullmatch(manifest.version)),
-        "digest": lambda: bool(_DIGEST.fullmatch(manifest.digest)),
-        "labels": lambda: (
-            len(labels) >= 2
-            and all(label.strip() and name.strip() for label, name in labels.items())
-            and len(set(labels.values())) == len(labels)
-        ),
-        "malignant_labels": lambda: (
-            0 < len(malignant) < len(labels)
-            and len(set(malignant)) == len(malignant)
-            and set(malignant) <= set(labels)
-        ),
-        "input": lambda: (
-            len(spec.mean) == len(spec.std) == 3
-            and all(0 <= value <= 1 for value in spec.mean)
-            and all(0 < value <= 1 for value in spec.std)
-        ),
-        "architecture": lambda: _has_shape(manifest),
-        "temperature": lambda: 0 < manifest.temperature < math.inf,
-        "lesion_threshold": lambda: 0 < manifest.lesion_threshold < 1,
-        "operating_point": lambda: 0 < manifest.operating_point < 1,
-        "ood_threshold": lambda: 0 < manifest.ood_threshold < math.inf,
-        "created": lambda: _is_day(manifest.created),
-        "figures": lambda: all(map(_is_figure, manifest.figures)),
-    }
-    wrong = [name for name, text in texts.items() if not text.strip()]
-    wrong += [name for name, is_right in checks.items() if name not in wrong and not is_right()]
-    if wrong:
-        raise ManifestError(f"impossible values in the manifest: {', '.join(wrong)}")

@@ -25,6 +25,12 @@ INTERPOLATION = "bilinear-antialiased"
 """PIL's bilinear filter: its support grows with the reduction, so nothing aliases."""
 FRAMING = "whole image"
 """The image is squashed to a square, not cropped: a lesion's edge may lie at the border."""
+REFERENCE_SIZE = 256
+"""Shorter side in pixels to which the reference framing reduces before it crops."""
+REFERENCE_FRAMING = "shorter side 256, centre 224"
+"""PanDerm's framing, for encoders that a site brings."""
+MAX_SIDE_RATIO = 1000
+"""Longer over shorter side beyond which the reference framing would need gigabytes."""
 
 
 def check_image(image: NDArray[np.uint8]) -> None:
@@ -71,6 +77,89 @@ def prepare_image(image: NDArray[np.uint8], size: int = INPUT_SIZE) -> NDArray[n
     check_image(image)
     picture = Image.fromarray(np.ascontiguousarray(image))
     return np.array(picture.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def prepare_reference(
+    image: NDArray[np.uint8], size: int = INPUT_SIZE, resize: int = REFERENCE_SIZE
+) -> NDArray[np.uint8]:
+    """Frame an image as PanDerm's encoders were trained: reduce, then crop the centre.
+
+    The shorter side becomes ``resize`` (PIL's bilinear filter, thus antialiased), the longer
+    ``int(resize * longer / shorter)``; the square of side ``size`` begins at
+    ``round((side - size) / 2)``, halves going to the even number.
+
+    Parameters
+    ----------
+    image
+        (H, W, 3) uint8 RGB. The orientation that EXIF states and the conversion of other colour
+        modes to RGB are the decoder's matter: apply them before.
+    size
+        Side of the result in pixels, at most ``resize``.
+    resize
+        Length of the shorter side in pixels before cropping.
+
+    Returns
+    -------
+    ndarray
+        (size, size, 3) uint8 RGB, C-contiguous and writable.
+
+    Raises
+    ------
+    ImageError
+        If ``image`` is not an RGB image, or one side is over ``MAX_SIDE_RATIO`` times the other.
+    ValueError
+        If ``size`` is not between 1 and ``resize``.
+
+    Notes
+    -----
+    Bit for bit what torchvision's ``Resize(256)`` and ``CenterCrop(224)`` give on a PIL image.
+    What lies outside the centre is lost: of a 4:3 photograph a third.
+    """
+    check_image(image)
+    if not 1 <= size <= resize:
+        raise ValueError(f"a crop of {size} px does not fit a shorter side of {resize} px")
+    height, width = image.shape[:2]
+    shorter, longer = min(height, width), max(height, width)
+    if longer > MAX_SIDE_RATIO * shorter:
+        raise ImageError(f"an image of {width} x {height} px is too narrow to be framed")
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if shorter != resize:
+        reduced = int(resize * longer / shorter)
+        target = (resize, reduced) if width <= height else (reduced, resize)
+        picture = picture.resize(target, Image.Resampling.BILINEAR)
+    left, top = (round((side - size) / 2) for side in picture.size)
+    return np.array(picture.crop((left, top, left + size, top + size)))
+
+
+def normalise_pixels(
+    pixels: NDArray[np.uint8], *, std: tuple[float, float, float] = STD
+) -> NDArray[np.float32]:
+    """Turn prepared pixels into the network's input.
+
+    Parameters
+    ----------
+    pixels
+        (..., H, W, 3) uint8 RGB.
+    std
+        Channel deviations.
+
+    Returns
+    -------
+    ndarray
+        (..., 3, H, W) float32, C-contiguous: divided by 255, minus ``MEAN``, divided by ``std``,
+        each step rounded to float32 as the reference does.
+
+    Raises
+    ------
+    ImageError
+        If shape or type differ.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim < 3 or pixels.shape[-1] != 3:
+        raise ImageError(f"pixels must be (..., H, W, 3) uint8, not {pixels.shape} {pixels.dtype}")
+    scaled = np.moveaxis(pixels, -1, -3).astype(np.float32, order="C") / np.float32(255)
+    scaled -= np.array(MEAN, np.float32)[:, None, None]
+    scaled /= np.array(std, np.float32)[:, None, None]
+    return scaled
 
 
 def restore_lesion_mask(

@@ -8,6 +8,7 @@ Coordinates are (row, column) in pixels of the source image, the centre of the f
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,8 @@ class ModelIdentity:
     """Version in the manifest, e.g. ``1.0.0``."""
     digest: str
     """SHA-256 of the weights, 64 hexadecimal digits."""
+    evidence_level: Literal["real", "simulated", "none"]
+    """What stands behind the weights (``models.manifest.EvidenceLevel``)."""
     evidence: str
     """One sentence: data, number of held-out images, headline figure."""
     licence: str

@@ -17,7 +17,7 @@ from models.results import DiagnosisResult, ImageAssessment
 from reports.outline import Size
 from reports.segmentation import LESION_COLOUR_RGB
 from reports.typography import drawable, fitted, font, width, wrapped
-from reports.wording import full_name, percent, ranked, short_digest, verdict
+from reports.wording import demonstration, full_name, percent, ranked, short_digest, verdict
 
 IMAGE_BOX = (1200, 1280)
 """Height and width of the image's part of the picture, in pixels."""
@@ -34,6 +34,7 @@ _TRACK: _Colour = (41, 48, 58)
 _BENIGN: _Colour = (92, 160, 214)  # blue and orange: told apart in all common colour blindness
 _MALIGNANT: _Colour = (240, 140, 60)
 _AMBER: _Colour = (250, 196, 80)
+_BANNER_HEIGHT = 64
 _GREY: _Colour = (120, 130, 142)
 _CASING: _Colour = (10, 12, 14)
 
@@ -73,10 +74,15 @@ def draw_overview(overview: Overview) -> NDArray[np.uint8]:
     canvas[:, IMAGE_BOX[1] :] = _PANEL
     if overview.pixels is not None:
         _place_image(canvas, overview.pixels, overview.assessment)
+    banner = demonstration(overview.result.model)
+    if banner:
+        canvas[:_BANNER_HEIGHT, : IMAGE_BOX[1]] = _AMBER
     picture = Image.fromarray(canvas)
     panel = _Panel(ImageDraw.Draw(picture))
     if overview.pixels is None:
         panel.centred("The image could not be decoded", IMAGE_BOX[1] // 2, IMAGE_BOX[0] // 2)
+    if banner:
+        panel.centred(banner, IMAGE_BOX[1] // 2, _BANNER_HEIGHT // 2, _BACKGROUND)
     _draw_head(panel, overview)
     bottom = _draw_foot(panel, overview.result)
     if overview.assessment.differential:
@@ -144,9 +150,9 @@ class _Panel:
             self.text(line, size, colour)
             self.y += round(size * 1.4)
 
-    def centred(self, text: str, x: int, y: int) -> None:
+    def centred(self, text: str, x: int, y: int, colour: _Colour = _MUTED) -> None:
         """Write around a point."""
-        self.draw.text((x, y), drawable(text), _MUTED, font(34), anchor="mm")
+        self.draw.text((x, y), drawable(text), colour, font(34), anchor="mm")
 
     def bar(self, share: float, colour: _Colour, height: int, tick: float | None = None) -> None:
         """Draw a horizontal bar over the whole width; ``share`` and ``tick`` are in [0, 1]."""

@@ -24,6 +24,17 @@ def percent(prob: float) -> str:
     return f"{100 * prob:.1f} %"
 
 
+_DEMONSTRATION = {
+    "simulated": "DEMONSTRATION MODEL, evidence from simulated data only.",
+    "none": "DEMONSTRATION MODEL, without any evidence.",
+}
+
+
+def demonstration(model: ModelIdentity) -> str:
+    """What every report and picture of a model without real evidence begins with; else empty."""
+    return _DEMONSTRATION.get(model.evidence_level, "")
+
+
 def short_digest(model: ModelIdentity) -> str:
     """The first digits of the weights' SHA-256, enough for a person to compare."""
     return model.digest[:_SHORT_DIGEST_LENGTH]
@@ -51,21 +62,23 @@ def comments(assessment: ImageAssessment, result: DiagnosisResult) -> tuple[str,
 
     A viewer cuts a line at the edge of its window, so the figure comes first.
     """
+    first = demonstration(result.model)
+    warning = (first,) if first else ()
     if not assessment.differential:
-        return (f"Not assessed by AI. {_reasons(assessment)}", RESEARCH_USE)
+        return (*warning, f"Not assessed by AI. {_reasons(assessment)}", RESEARCH_USE)
     malignancy = percent(assessment.malignancy_prob or 0.0)
     likely = full_name(result, ranked(assessment)[0].label)
     lines = [f"AI: malignancy {malignancy}, {verdict(assessment)}; most likely {likely}"]
     if assessment.quality.warnings:
         lines.append("Image quality: " + "; ".join(assessment.quality.warnings))
-    return (*lines, RESEARCH_USE)
+    return (*warning, *lines, RESEARCH_USE)
 
 
 def details(assessment: ImageAssessment, result: DiagnosisResult) -> str:
     """Everything that a reader of the report should know, in sentences."""
     model = result.model
     identity = (
-        f"Model {model.name} {model.version}, weights {short_digest(model)}. "
+        f"{demonstration(model)} ".lstrip() + f"Model {model.name} {model.version}, weights {short_digest(model)}. "
         f"Evidence: {sentence(model.evidence)} Licence: {sentence(model.licence)} {RESEARCH_USE}"
     )
     if not assessment.differential:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -273,13 +273,17 @@ def _process(command: embedded.Command, log: Path) -> Iterator[subprocess.Popen[
 
 
 @contextlib.contextmanager
-def running_triton(folder: Path, repository: Path = ROOT / "triton_repo") -> Iterator[str]:
-    """Run the real Triton on a model repository; yield its gRPC address."""
+def running_triton(
+    folder: Path, repository: Path = ROOT / "triton_repo", models: Sequence[str] = ("diagnosis",)
+) -> Iterator[str]:
+    """Run the real Triton on models of a repository; yield its gRPC address."""
     import urllib.error
     import urllib.request
 
     grpc_port, http_port = free_port(), free_port()
-    command = embedded.triton_command(repository, folder, grpc_port=grpc_port, http_port=http_port)
+    command = embedded.triton_command(
+        repository, folder, grpc_port=grpc_port, http_port=http_port, models=models
+    )
 
     def is_ready() -> bool:
         try:

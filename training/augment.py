@@ -70,6 +70,18 @@ def draw_hair(rng: np.random.Generator, image: NDArray[np.uint8]) -> None:
         cv2.polylines(image, [points], False, colour, thickness, cv2.LINE_AA)
 
 
+def darken_corners(rng: np.random.Generator, image: NDArray[np.uint8]) -> None:
+    """Darken what lies outside a soft-edged disc, as a dermatoscope's tube does, in place."""
+    size = image.shape[0]
+    rows, columns = np.ogrid[:size, :size]
+    centre = (size - 1) / 2 + rng.uniform(-0.06, 0.06, 2) * size
+    radius = rng.uniform(0.47, 0.66) * size  # the corner lies at 0.71
+    distance = np.hypot(rows - centre[0], columns - centre[1])
+    softness = rng.uniform(0.005, 0.06) * size
+    light = np.clip((radius - distance) / softness + 0.5, rng.uniform(0, 0.15), 1)
+    image[:] = (image * light[..., None]).astype(np.uint8)
+
+
 def erase(rng: np.random.Generator, image: NDArray[np.uint8]) -> None:
     """Fill one rectangle with the image's mean colour, in place (DeVries and Taylor 2017)."""
     size = image.shape[0]
@@ -105,6 +117,8 @@ def augment_one(
     image = np.ascontiguousarray(image)
     if rng.random() < settings.hair_prob:
         draw_hair(rng, image)
+    if rng.random() < settings.vignette_prob:
+        darken_corners(rng, image)
     if rng.random() < settings.blur_prob:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.5)).astype(np.uint8)
     if rng.random() < settings.erase_prob:

@@ -4,7 +4,9 @@
     ├── SettingsError      a configuration file that cannot be used
     ├── CohortError        a table, its images or its splits that cannot be used
     │   └── LeakageError   one group in more than one split
-    └── RunError           a run folder that cannot be resumed, evaluated or exported
+    ├── SlideFileError     a slide file that cannot be read
+    ├── RunError           a run folder that cannot be resumed, evaluated or exported
+    └── PretrainedError    start weights that are missing or are not those that we know
 
 Messages name files, columns, groups and counts.
 """
@@ -26,5 +28,13 @@ class LeakageError(CohortError):
     """One group appears in more than one split."""
 
 
+class SlideFileError(TrainingError):
+    """A slide file is missing, damaged or of a kind that no reader knows."""
+
+
 class RunError(TrainingError):
     """A run folder cannot be resumed, evaluated or exported."""
+
+
+class PretrainedError(TrainingError):
+    """Start weights are missing, or are not the file that we know."""

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from models.architectures.diagnosis import ServedDiagnosis
 from models.calibration import brier_score, calibrate, expected_calibration_error
-from models.manifest import HeldOutFigure, Manifest
+from models.diagnosis import DiagnosisManifest
+from models.manifest import HeldOutFigure
 from models.metrics import (
     Figure,
     balanced_accuracy,
@@ -43,6 +44,8 @@ class Answers:
     """(B, C) uncalibrated."""
     embedding: NDArray[np.float32]
     """(B, E)"""
+    context: NDArray[np.float32]
+    """(B, K) what the distance to the training data is measured on."""
     ood_score: NDArray[np.float32]
     """(B,)"""
     jaccard: NDArray[np.float64]
@@ -51,7 +54,7 @@ class Answers:
     """(B,) likewise."""
 
 
-def load_model(folder: Path) -> tuple[ServedDiagnosis, Manifest]:
+def load_model(folder: Path) -> tuple[ServedDiagnosis, DiagnosisManifest]:
     """Load manifest and weights of a model folder such as ``triton_repo/diagnosis``.
 
     Raises
@@ -62,7 +65,7 @@ def load_model(folder: Path) -> tuple[ServedDiagnosis, Manifest]:
         If manifest and weights do not agree.
     """
     try:
-        manifest = Manifest.from_json((folder / "manifest.json").read_bytes())
+        manifest = DiagnosisManifest.from_json((folder / "manifest.json").read_bytes())
         weights = (folder / "1" / "weights.safetensors").read_bytes()
     except OSError as exc:
         raise RunError(f"{folder} holds no exported model") from exc
@@ -91,7 +94,7 @@ def answer_cohort(
         images = [_read(cohort, row.image_id) for row in cohort.rows[start : start + BATCH_SIZE]]
         batch = torch.from_numpy(np.stack([prepare_image(image) for image in images]))
         out = served(batch.to(device))
-        fields = (out.logits, out.embedding, out.ood_score.squeeze(1))
+        fields = (out.logits, out.embedding, out.context, out.ood_score.squeeze(1))
         parts.append([field.cpu().numpy() for field in fields])
         for offset, image in enumerate(images):
             found = out.lesion_prob[offset].cpu().numpy()
@@ -99,10 +102,13 @@ def answer_cohort(
             truth = _read_truth(cohort, cohort.rows[start + offset].image_id, shape)
             overlaps.append(_overlap(found, truth, lesion_threshold))
         progress(start + len(images), len(cohort.rows))
-    logits, embedding, ood_score = (np.concatenate(part) for part in zip(*parts, strict=True))
+    logits, embedding, context, ood_score = (
+        np.concatenate(part) for part in zip(*parts, strict=True)
+    )
     return Answers(
         logits=logits.astype(np.float32),
         embedding=embedding.astype(np.float32),
+        context=context.astype(np.float32),
         ood_score=ood_score.astype(np.float32),
         jaccard=np.array([pair[0] for pair in overlaps]),
         dice=np.array([pair[1] for pair in overlaps]),
@@ -140,7 +146,7 @@ def _overlap(
 
 
 def measure(
-    answers: Answers, cohort: Cohort, manifest: Manifest, *, data: str, command: str
+    answers: Answers, cohort: Cohort, manifest: DiagnosisManifest, *, data: str, command: str
 ) -> tuple[HeldOutFigure, ...]:
     """All figures that the cohort allows.
 
@@ -200,7 +206,7 @@ def _held_out(
 
 
 def _label_statistics(
-    answers: Answers, cohort: Cohort, manifest: Manifest
+    answers: Answers, cohort: Cohort, manifest: DiagnosisManifest
 ) -> Sequence[tuple[str, Callable[[NDArray[np.intp]], float]]]:
     """Name and statistic of each classification figure that the labels allow."""
     names = list(manifest.labels)

@@ -1,66 +1,40 @@
-"""Export of a trained run into the Triton model repository.
+"""Writing a model into the Triton model repository, and deciding which version is in service.
 
-Fits what serving needs on the validation split (temperature, operating point, lesion threshold,
-out-of-distribution threshold), measures the figures on the test split, and writes weights,
-manifest and ``config.pbtxt``. Files are functions of the run, the data and the arguments alone.
+    <repository>/<model>/
+        config.pbtxt, manifest.json     of the version in service
+        CARD.md                         the same manifest for people
+        promotions.json                 the versions that were in service, newest last
+        <number>/                       one exported version, complete in itself
+            model.py, weights.safetensors, config.pbtxt, manifest.json
+
+``promote`` copies a version's two files one folder up; ``roll_back`` does so with the version
+before; ``shadow`` puts a version beside the live one under the name ``<model>_shadow``.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from typing import Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from safetensors.torch import save as serialise_safetensors
-from sklearn.covariance import ledoit_wolf
-
-from models.architectures.diagnosis import DiagnosisNetwork, ServedDiagnosis
-from models.calibration import calibrate, fit_temperature
-from models.manifest import ArchitectureSpec, HeldOutFigure, InputSpec, Manifest
-from models.preprocessing import FRAMING, INPUT_SIZE, INTERPOLATION, MEAN, STD
+from models.manifest import Manifest
 from models.weights import digest_of
-from training.cohorts import Cohort
+from training.cards import model_card
 from training.errors import RunError
-from training.evaluate import Answers, answer_cohort, measure
-from training.recipes.diagnosis import label_numbers, load_run, read_splits
+from training.runs import write_atomically
 
-MALIGNANT_LABELS = ("MEL", "BCC", "AKIEC")  # AKIEC: in-situ carcinoma and its precursor
-LABEL_NAMES = {
-    "NV": "Melanocytic nevus",
-    "MEL": "Melanoma",
-    "BKL": "Benign keratosis-like lesion",
-    "BCC": "Basal cell carcinoma",
-    "AKIEC": "Actinic keratosis or intraepithelial carcinoma",
-    "VASC": "Vascular lesion",
-    "DF": "Dermatofibroma",
-}
-SENSITIVITY = 0.90  # sought on validation lesions; a miss costs more than a second look
-OOD_QUANTILE = 0.99
-LESION_THRESHOLD = 0.5
-HEADLINES = ("macro one-versus-rest AUROC", "melanoma AUROC", "Jaccard of the lesion")
-MAX_BATCH_SIZE = 32
 QUEUE_DELAY_US = 2000  # far below one forward pass, long enough to gather a study's images
-
-DATA = (
-    "4,580 dermoscopic images of HAM10000 (every non-nevus image and part of the nevi) at 256x192 "
-    "pixels with lesion masks, doi:10.7910/DVN/DBW86T; training split 70 % of the lesions"
+CARD, CONFIG, MANIFEST, PROMOTIONS, WEIGHTS = (
+    "CARD.md",
+    "config.pbtxt",
+    "manifest.json",
+    "promotions.json",
+    "weights.safetensors",
 )
-LICENCE = "CC BY-NC 4.0 (inherited from HAM10000); research use only. The code is Apache-2.0."
-CITATION = (
-    "Tschandl P, Rosendahl C, Kittler H. The HAM10000 dataset, a large collection of multi-source "
-    "dermatoscopic images of common pigmented skin lesions. Scientific Data 5, 180161 (2018)."
-)
-INTENDED_USE = (
-    "Research on dermoscopic images of single pigmented lesions. Not a medical device. Trained on "
-    "mostly light skin with enriched rare diagnoses; not for clinical photographs, nails, mucosa."
-)
+SHADOW_SUFFIX = "_shadow"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,181 +53,52 @@ class Provenance:
     """Day of the export, ISO 8601."""
 
 
-def fit_ood_statistics(
-    embedding: NDArray[np.float32], labels: NDArray[np.int64], count: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Class means and the whitening matrix of the covariance shared by all labels.
+@dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of a model."""
 
-    Parameters
-    ----------
-    embedding
-        (B, E) of the training images.
-    labels
-        (B,) label numbers; each of ``count`` labels must occur.
-    count
-        Number of labels C.
-
-    Returns
-    -------
-    tuple of ndarray
-        (C, E) means and (E, E) matrix W with W @ W.T the inverse covariance.
-
-    References
-    ----------
-    Lee et al., NeurIPS 2018, eq. 1; Ledoit and Wolf, J. Multivariate Analysis 88, 2004 (the
-    shrinkage that keeps the covariance of few images invertible).
-    """
-    values = embedding.astype(np.float64)
-    means = np.stack([values[labels == label].mean(axis=0) for label in range(count)])
-    covariance, _ = ledoit_wolf(values - means[labels], assume_centered=True)
-    spectrum, vectors = np.linalg.eigh(covariance)
-    floor = spectrum.max() * 1e-6
-    whitening = vectors / np.sqrt(np.maximum(spectrum, floor))
-    return means.astype(np.float32), whitening.astype(np.float32)
+    name: str
+    """Name on the wire, upper case."""
+    kind: Literal["UINT8", "INT64", "FP32"]
+    """Triton's data type."""
+    dims: tuple[int, ...]
+    """Shape without the batch axis; -1 where it varies."""
 
 
-def operating_point(
-    malignancy: NDArray[np.float64], is_malignant: NDArray[np.bool_], sensitivity: float
-) -> float:
-    """Highest threshold at which at least ``sensitivity`` of the malignant images are caught.
-
-    Parameters
-    ----------
-    malignancy
-        (B,) calibrated malignancy in [0, 1].
-    is_malignant
-        (B,), at least one True.
-    """
-    caught = np.sort(malignancy[is_malignant])[::-1]
-    if not len(caught):
-        raise RunError("no malignant image to choose an operating point on")
-    needed = int(np.ceil(sensitivity * len(caught) - 1e-9))
-    # Rounded down, so that the image it was taken from stays caught.
-    return float(np.clip(np.floor(caught[needed - 1] * 1e4) / 1e4, 1e-4, 1 - 1e-4))
-
-
-def serve_network(network: DiagnosisNetwork, *, flips: bool) -> ServedDiagnosis:
-    """Wrap a trained network for serving, its weights rounded as they will be stored."""
-    served = ServedDiagnosis(network.shape, mean=MEAN, std=STD, flips=flips)
-    served.network.load_state_dict(
-        {name: _stored(tensor).to(tensor.dtype) for name, tensor in network.state_dict().items()}
-    )
-    return served.eval()
-
-
-def _stored(tensor: torch.Tensor) -> torch.Tensor:
-    """Matrices and kernels are stored in float16; vectors, where a rounding counts, are not."""
-    return tensor.half() if tensor.ndim >= 2 and tensor.is_floating_point() else tensor
-
-
-def encode_weights(served: ServedDiagnosis) -> bytes:
-    """Bytes of the safetensors file; the out-of-distribution statistics stay float32."""
-    tensors = {
-        name: (_stored(tensor) if name.startswith("network.") else tensor).contiguous()
-        for name, tensor in served.state_dict().items()
-    }
-    return bytes(serialise_safetensors(tensors))
-
-
-def build_manifest(
-    served: ServedDiagnosis,
+def triton_config(
+    manifest: Manifest,
     *,
-    labels: tuple[str, ...],
-    weights: bytes,
-    thresholds: Mapping[str, float],
-    provenance: Provenance,
-    figures: tuple[HeldOutFigure, ...],
-) -> Manifest:
-    """Put the manifest together; its evidence says that nothing was measured yet.
-
-    Parameters
-    ----------
-    thresholds
-        ``temperature``, ``operating_point`` and ``ood_threshold``.
-    """
-    encoder = served.network.shape.encoder
-    return Manifest(
-        name="diagnosis",
-        version=provenance.version,
-        digest=digest_of(weights),
-        labels={label: LABEL_NAMES.get(label, label) for label in labels},
-        malignant_labels=tuple(x for x in labels if x in MALIGNANT_LABELS),
-        input=InputSpec(
-            size=INPUT_SIZE, mean=MEAN, std=STD, interpolation=INTERPOLATION, framing=FRAMING
-        ),
-        architecture=ArchitectureSpec(
-            dim=encoder.dim,
-            depth=encoder.depth,
-            heads=encoder.heads,
-            mlp_ratio=encoder.mlp_ratio,
-            patch_size=encoder.patch_size,
-            prior_width=served.network.shape.prior_width,
-            decoder_width=served.network.shape.decoder_width,
-            taps=served.network.shape.taps,
-            flips=served.flips,
-        ),
-        temperature=thresholds["temperature"],
-        lesion_threshold=LESION_THRESHOLD,
-        operating_point=thresholds["operating_point"],
-        operating_point_meaning=f"sensitivity {SENSITIVITY:.2f} for malignant validation images",
-        ood_threshold=thresholds["ood_threshold"],
-        ood_threshold_meaning=f"{OOD_QUANTILE:.0%} of the validation images lie below it",
-        data=DATA,
-        licence=LICENCE,
-        citation=CITATION,
-        intended_use=INTENDED_USE,
-        training_command=provenance.training_command,
-        git_commit=provenance.git_commit,
-        created=provenance.created,
-        evidence="not measured yet",
-        figures=figures,
-    )
-
-
-def fit_thresholds(
-    answers: Answers, label_indices: NDArray[np.int64], labels: tuple[str, ...]
-) -> dict[str, float]:
-    """Temperature, operating point and out-of-distribution threshold from validation images."""
-    temperature = round(fit_temperature(answers.logits, label_indices), 4)
-    columns = [i for i, label in enumerate(labels) if label in MALIGNANT_LABELS]
-    malignancy = calibrate(answers.logits, temperature)[:, columns].sum(axis=1)
-    is_malignant = np.isin(label_indices, columns)
-    return {
-        "temperature": temperature,
-        "operating_point": operating_point(malignancy, is_malignant, SENSITIVITY),
-        "ood_threshold": round(float(np.quantile(answers.ood_score, OOD_QUANTILE)), 3),
-    }
-
-
-def triton_config(manifest: Manifest) -> str:
-    """Text of ``config.pbtxt`` for a manifest.
+    number: int,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    max_batch_size: int,
+) -> str:
+    """Text of ``config.pbtxt`` for one version of a model.
 
     The manifest is carried as a parameter, so a client learns labels, thresholds and digest from
     the model it talks to, not from a file that may be another version's.
+
+    Parameters
+    ----------
+    number
+        Number of the version's folder: the only one that Triton loads.
+    inputs, outputs
+        What goes in and out.
+    max_batch_size
+        0 for models whose first axis is no batch.
     """
-    size, count = manifest.input.size, len(manifest.labels)
-    embedding = manifest.shape().embedding_dim
-    outputs = (
-        ("LOGITS", "TYPE_FP32", [count]),
-        ("EMBEDDING", "TYPE_FP32", [embedding]),
-        ("OOD_SCORE", "TYPE_FP32", [1]),
-        ("LESION_PROB", "TYPE_UINT8", [size, size]),
-    )
     lines = [
         "# Generated by `python -m training export`; do not edit.",
         f'name: "{manifest.name}"',
         'backend: "python"',
-        f"max_batch_size: {MAX_BATCH_SIZE}",
-        "input [",
-        f'  {{ name: "IMAGE" data_type: TYPE_UINT8 dims: [ {size}, {size}, 3 ] }}',
-        "]",
-        "output [",
-        ",\n".join(
-            f'  {{ name: "{name}" data_type: {kind} dims: [ {", ".join(map(str, dims))} ] }}'
-            for name, kind, dims in outputs
-        ),
-        "]",
-        f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}",
+        f"max_batch_size: {max_batch_size}",
+        f"version_policy: {{ specific: {{ versions: [ {number} ] }} }}",
+        *_tensors("input", inputs),
+        *_tensors("output", outputs),
+    ]
+    if max_batch_size:
+        lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}")
+    lines += [
         "# One file for both: a GPU where there is one, else the processor.",
         "instance_group [ { count: 1 kind: KIND_AUTO } ]",
         _parameter("digest", manifest.digest),
@@ -262,119 +107,235 @@ def triton_config(manifest: Manifest) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _tensors(field: str, specs: Sequence[TensorSpec]) -> list[str]:
+    rows = [
+        f'  {{ name: "{x.name}" data_type: TYPE_{x.kind} dims: [ {", ".join(map(str, x.dims))} ] }}'
+        for x in specs
+    ]
+    return [f"{field} [", ",\n".join(rows), "]"]
+
+
 def _parameter(key: str, value: str) -> str:
     # JSON's escapes of ASCII text are valid in protobuf text format except \u, which
     # protobuf accepts too; ensure_ascii keeps the file plain.
     return f'parameters {{ key: "{key}" value: {{ string_value: {json.dumps(value)} }} }}'
 
 
-def write_repository(folder: Path, *, manifest: Manifest, weights: bytes) -> None:
-    """Write weights, manifest and configuration of a model, weights first.
+def backend_source(backend: str) -> str:
+    """Text of ``model.py``: the class of ``models.backends`` that answers, under Triton's name."""
+    module, _, name = backend.partition(":")
+    return f'''"""Generated by `python -m training export`: what Triton runs is {name}."""
 
-    Parameters
-    ----------
-    folder
-        The model's folder, e.g. ``triton_repo/diagnosis``; ``1/model.py`` must be there.
-    """
-    if not (folder / "1" / "model.py").is_file():
-        raise RunError(f"{folder} is no model of the repository: it has no 1/model.py")
-    (folder / "1" / "weights.safetensors").write_bytes(weights)
-    (folder / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
-    (folder / "config.pbtxt").write_text(triton_config(manifest), encoding="utf-8")
+import triton_python_backend_utils as pb_utils
+
+from {module} import {name}
 
 
-def export_run(
-    run: Path,
-    *,
-    data: Path,
+class TritonPythonModel({name}):
+    """The model as Triton calls it."""
+
+    pb_utils = pb_utils
+'''
+
+
+def export_model(
     repository: Path,
-    provenance: Provenance,
-    flips: bool = True,
-    more_figures: Mapping[str, tuple[HeldOutFigure, ...]] = MappingProxyType({}),
-    progress: Callable[[str, int, int], None] = lambda _text, _done, _total: None,
-) -> Manifest:
-    """Export a run into ``<repository>/diagnosis``.
+    manifest: Manifest,
+    weights: bytes,
+    *,
+    backend: str,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    max_batch_size: int,
+) -> int:
+    """Write one version of a model; the first version of a model goes into service at once.
 
     Parameters
     ----------
-    run
-        Folder of the training run.
-    data
-        Folder the run was trained on: its splits are made anew from the run's settings.
     repository
-        Triton model repository; the model's ``1/model.py`` must be there.
-    provenance
-        What the manifest says of the export.
-    flips
-        Whether serving averages over the four mirror images.
-    more_figures
-        Digest of the weights -> figures on other cohorts, as ``evaluate`` wrote them.
-    progress
-        Called with a description, images done and images in all.
+        Triton model repository, made when missing.
+    manifest
+        Names the model and the digest of ``weights``.
+    weights
+        Content of the safetensors file.
+    backend
+        ``module:Class`` of the class that answers inside Triton.
+    inputs, outputs, max_batch_size
+        As for ``triton_config``.
+
+    Returns
+    -------
+    int
+        Number of the version's folder. The same version of the same weights keeps its folder and
+        gets the new manifest: more figures, for example.
 
     Raises
     ------
     RunError
-        If the run or the repository cannot be used, or a figure was measured on other weights.
-    CohortError
-        If the data cannot be used.
+        If the manifest names other weights or a file cannot be written.
     """
-    settings, network, _ = load_run(run)
-    splits = read_splits(settings, data)
-    served = serve_network(network, flips=flips)
-
-    def answer(cohort: Cohort, text: str) -> Answers:
-        return answer_cohort(
-            served,
-            cohort,
-            lesion_threshold=LESION_THRESHOLD,
-            progress=lambda done, total: progress(text, done, total),
-        )
-
-    train = answer(splits.train, "training split")
-    numbers = label_numbers(splits.train, settings.labels)
-    means, whitening = fit_ood_statistics(train.embedding, numbers, len(settings.labels))
-    served.ood_means.copy_(torch.from_numpy(means))
-    served.ood_whitening.copy_(torch.from_numpy(whitening))
-    weights = encode_weights(served)
-    if set(more_figures) - {digest_of(weights)}:
-        raise RunError(f"figures were measured on other weights than {digest_of(weights)}")
-    validation = answer(splits.validation, "validation split")
-    thresholds = fit_thresholds(
-        validation, label_numbers(splits.validation, settings.labels), settings.labels
+    if manifest.digest != digest_of(weights):
+        raise RunError(f"the manifest of {manifest.name} names other weights")
+    folder = repository / manifest.name
+    numbers = versions(folder)
+    known = [number for number in numbers if _is_same(folder / str(number), manifest)]
+    number = known[-1] if known else max(numbers, default=0) + 1
+    config = triton_config(
+        manifest, number=number, inputs=inputs, outputs=outputs, max_batch_size=max_batch_size
     )
-    draft = build_manifest(
-        served,
-        labels=settings.labels,
-        weights=weights,
-        thresholds=thresholds,
-        provenance=provenance,
-        figures=(),
-    )
-    figures = measure(
-        answer(splits.test, "test split"),
-        splits.test,
-        draft,
-        data="HAM10000 subset, test split",
-        command=provenance.evaluation_command,
-    )
-    manifest = dataclasses.replace(
-        draft,
-        figures=(*figures, *itertools.chain(*more_figures.values())),
-        evidence=evidence_sentence(figures),
-    )
-    write_repository(repository / manifest.name, manifest=manifest, weights=weights)
-    return manifest
+    if known:
+        write_atomically(folder / str(number) / MANIFEST, manifest.to_json().encode())
+        write_atomically(folder / str(number) / CONFIG, config.encode())
+        if live_number(folder) == number:
+            _put_in_service(folder, number, _promotions(folder))
+        return number
+    part = folder / f".{number}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+    except OSError as exc:
+        raise RunError(f"{folder} cannot be written: {exc.strerror}") from exc
+    write_atomically(part / WEIGHTS, weights)
+    write_atomically(part / "model.py", backend_source(backend).encode())
+    write_atomically(part / CONFIG, config.encode())
+    write_atomically(part / MANIFEST, manifest.to_json().encode())
+    part.rename(folder / str(number))  # Triton ignores the folder until it bears a number
+    if not numbers:
+        promote(folder, number)
+    return number
 
 
-def evidence_sentence(figures: Sequence[HeldOutFigure]) -> str:
-    """One sentence for every report: data, number of held-out images, headline figures."""
-    parts = [
-        f"{figure.metric} {figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
-        for figure in figures
-        if figure.low is not None and figure.metric in HEADLINES
+def _is_same(version: Path, manifest: Manifest) -> bool:
+    stored = json.loads((version / MANIFEST).read_text("utf-8"))
+    return (stored["version"], stored["digest"]) == (manifest.version, manifest.digest)
+
+
+def versions(folder: Path) -> list[int]:
+    """Numbers of the exported versions of a model's folder, ascending."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir()
+    )
+
+
+def live_number(folder: Path) -> int:
+    """Number of the version in service.
+
+    Raises
+    ------
+    RunError
+        If none is.
+    """
+    promoted = _promotions(folder)
+    if not promoted:
+        raise RunError(f"no version of {folder.name} is in service")
+    return promoted[-1]
+
+
+def _promotions(folder: Path) -> list[int]:
+    path = folder / PROMOTIONS
+    if not path.is_file():
+        return []
+    try:
+        numbers = json.loads(path.read_text("utf-8"))
+    except ValueError as exc:
+        raise RunError(f"{path} cannot be read") from exc
+    if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+        raise RunError(f"{path} is no list of version numbers")
+    return numbers
+
+
+def find_version(folder: Path, wanted: str) -> int:
+    """Number of an exported version, by its version (``1.2.0``), its number or its digest.
+
+    Raises
+    ------
+    RunError
+        If there is none, or a digest's start names more than one.
+    """
+    known = {
+        number: json.loads((folder / str(number) / MANIFEST).read_text("utf-8"))
+        for number in versions(folder)
+    }
+    found = [
+        number
+        for number, manifest in known.items()
+        if wanted in (str(number), manifest["version"])
+        or (len(wanted) >= 8 and manifest["digest"].startswith(wanted))
     ]
-    return (
-        f"{'; '.join(parts)} with 95 % intervals on {figures[0].n} held-out dermoscopic images "
-        f"of {figures[0].groups} lesions ({figures[0].data}); not validated clinically."
-    )
+    if not found:
+        raise RunError(f"{folder.name} has no version {wanted}; {sorted(known)} are exported")
+    return found[-1]
+
+
+def promote(folder: Path, number: int) -> None:
+    """Put a version into service; Triton follows when it is told to load the model.
+
+    Raises
+    ------
+    RunError
+        If the version is incomplete or its weights are not those of its manifest.
+    """
+    _check_version(folder, number)
+    promoted = _promotions(folder)
+    if promoted and promoted[-1] == number:
+        return
+    _put_in_service(folder, number, [*promoted, number])
+
+
+def roll_back(folder: Path) -> int:
+    """Put the version before the live one back into service; returns its number.
+
+    Raises
+    ------
+    RunError
+        If there was none before.
+    """
+    promoted = _promotions(folder)
+    if len(promoted) < 2:
+        raise RunError(f"{folder.name} has no version before the one in service")
+    _check_version(folder, promoted[-2])
+    _put_in_service(folder, promoted[-2], promoted[:-1])
+    return promoted[-2]
+
+
+def _check_version(folder: Path, number: int) -> None:
+    version = folder / str(number)
+    try:
+        digest = json.loads((version / MANIFEST).read_text("utf-8"))["digest"]
+        weights = (version / WEIGHTS).read_bytes()
+        is_whole = (version / CONFIG).is_file() and (version / "model.py").is_file()
+    except (OSError, ValueError, KeyError) as exc:
+        raise RunError(f"{folder.name} has no complete version {number}") from exc
+    if not is_whole or digest_of(weights) != digest:
+        raise RunError(f"version {number} of {folder.name} is not what its manifest says")
+
+
+def _put_in_service(folder: Path, number: int, promoted: list[int]) -> None:
+    for name in (MANIFEST, CONFIG):
+        write_atomically(folder / name, (folder / str(number) / name).read_bytes())
+    card = model_card(json.loads((folder / MANIFEST).read_text("utf-8")))
+    write_atomically(folder / CARD, card.encode())
+    write_atomically(folder / PROMOTIONS, (json.dumps(promoted) + "\n").encode())
+
+
+def shadow(folder: Path, number: int) -> Path:
+    """Put a version beside the live one as the model ``<model>_shadow``; returns its folder.
+
+    A shadow answers like any model but nothing routes studies to it, so its results never reach a
+    report.
+    """
+    _check_version(folder, number)
+    target = folder.with_name(folder.name + SHADOW_SUFFIX)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(folder / str(number), target / str(number))
+    config = (folder / str(number) / CONFIG).read_text("utf-8")
+    renamed = config.replace(f'name: "{folder.name}"', f'name: "{target.name}"', 1)
+    write_atomically(target / CONFIG, renamed.encode())
+    return target
+
+
+def remove_shadow(folder: Path) -> None:
+    """Take the shadow of a model away."""
+    shutil.rmtree(folder.with_name(folder.name + SHADOW_SUFFIX), ignore_errors=True)

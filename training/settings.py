@@ -10,14 +10,15 @@ import dataclasses
 import hashlib
 import json
 import tomllib
-import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from models.architectures.diagnosis import DiagnosisShape
-from models.architectures.encoder import EncoderShape
+from models.shapes import BackboneShape, DiagnosisShape, EfficientNetLiteShape
+from models.strict import StrictError, build
 from training.errors import SettingsError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,31 +45,30 @@ class DataSettings:
 class NetworkSettings:
     """Size and regularisation of the network."""
 
-    dim: int
-    """Token width."""
-    depth: int
-    """Transformer blocks."""
-    heads: int
-    """Attention heads."""
-    prior_width: int
-    """Channels of the spatial prior at 1/4 size."""
+    backbone: BackboneShape
+    """What turns an image into features."""
+    start: Literal["random", "imagenet"]
+    """Start weights of the backbone; ``imagenet`` exists for EfficientNet-Lite."""
+    frozen_stages: int
+    """Stages of the backbone, from the input on, that keep their start weights."""
     decoder_width: int
     """Channels of the lesion decoder."""
-    taps: tuple[int, ...]
-    """Blocks read by the decoder beside the last."""
     drop_path: float
     """Stochastic depth of the last block, in [0, 1)."""
     dropout: float
     """Dropout before the classifier, in [0, 1)."""
 
+    def __post_init__(self) -> None:
+        """Refuse start weights that do not exist."""
+        if self.start == "imagenet" and not isinstance(self.backbone, EfficientNetLiteShape):
+            raise ValueError("there are ImageNet start weights for EfficientNet-Lite only")
+        if self.start == "random" and self.frozen_stages:
+            raise ValueError("stages with random weights cannot be frozen")
+
     def shape(self, num_labels: int) -> DiagnosisShape:
         """Return the network's shape for ``num_labels`` labels."""
         return DiagnosisShape(
-            encoder=EncoderShape(dim=self.dim, depth=self.depth, heads=self.heads),
-            num_labels=num_labels,
-            prior_width=self.prior_width,
-            decoder_width=self.decoder_width,
-            taps=self.taps,
+            backbone=self.backbone, num_labels=num_labels, decoder_width=self.decoder_width
         )
 
 
@@ -79,7 +79,7 @@ class StageSettings:
     epochs: int
     """Epochs of the stage."""
     size: int
-    """Side of the training images in pixels, a multiple of 16."""
+    """Side of the training images in pixels, a multiple of 32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,9 @@ class OptimiserSettings:
     batch_size: int
     """Images of a step."""
     learning_rate: float
-    """Peak learning rate."""
+    """Peak learning rate of the heads."""
+    backbone_rate: float
+    """Learning rate of the backbone over that of the heads, in (0, 1]."""
     min_learning_rate: float
     """Learning rate of the last step."""
     warmup_epochs: float
@@ -132,6 +134,8 @@ class AugmentSettings:
     """Largest factor of gamma, at least 1."""
     hair_prob: float
     """Probability of drawn hair-like lines."""
+    vignette_prob: float
+    """Probability of dark corners, as a dermatoscope's tube makes them."""
     blur_prob: float
     """Probability of a Gaussian blur."""
     erase_prob: float
@@ -164,7 +168,7 @@ class TrainingSettings:
             and self.data.train_fraction + self.data.validation_fraction < 1,
             "data.label_map": bool(self.data.label_map),
             "stages": bool(self.stages)
-            and all(s.epochs > 0 and s.size > 0 and s.size % 16 == 0 for s in self.stages),
+            and all(s.epochs > 0 and s.size > 0 and s.size % 32 == 0 for s in self.stages),
             "optimiser.batch_size": self.optimiser.batch_size > 1,
             "optimiser.learning_rate": self.optimiser.learning_rate > 0,
             "optimiser.ema_decay": 0 <= self.optimiser.ema_decay < 1,
@@ -176,7 +180,7 @@ class TrainingSettings:
         }
         wrong = [name for name, is_right in checks.items() if not is_right]
         if wrong:
-            raise SettingsError(f"impossible values: {', '.join(wrong)}")
+            raise ValueError(f"impossible values: {', '.join(wrong)}")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -194,19 +198,33 @@ class TrainingSettings:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+def read_toml(path: Path, kind: type[T]) -> T:
+    """Read a configuration file strictly as ``kind``.
+
+    Raises
+    ------
+    SettingsError
+        If the file cannot be read, or has unknown, missing, mistyped or impossible values.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise SettingsError(f"{path}: {exc}") from exc
+    try:
+        return build(kind, content, "settings")
+    except StrictError as exc:
+        raise SettingsError(f"{path}: {exc}") from exc
+
+
 def read_settings(path: Path) -> TrainingSettings:
-    """Read and check a configuration file.
+    """Read and check a configuration file of the diagnosis recipe.
 
     Raises
     ------
     SettingsError
         If the file cannot be read, or has unknown, missing or mistyped values.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise SettingsError(f"{path}: {exc}") from exc
-    return settings_from_dict(content)
+    return read_toml(path, TrainingSettings)
 
 
 def settings_from_dict(content: dict[str, Any]) -> TrainingSettings:
@@ -217,42 +235,7 @@ def settings_from_dict(content: dict[str, Any]) -> TrainingSettings:
     SettingsError
         If a value is unknown, missing or of the wrong type.
     """
-    built = _build(TrainingSettings, content, "settings")
-    if not isinstance(built, TrainingSettings):
-        raise SettingsError("settings must be a table")
     try:
-        built.network.shape(len(built.labels))
-    except ValueError as exc:
-        raise SettingsError(f"network: {exc}") from exc
-    return built
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """Turn plain TOML values into ``kind``, strictly."""
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _build_dataclass(kind, value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise SettingsError(f"{where} must be a list")
-        return tuple(_build(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise SettingsError(f"{where} must be a table")
-        return {str(k): _build(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise SettingsError(f"{where} must be {kind.__name__}")
-    return value
-
-
-def _build_dataclass(kind: type, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise SettingsError(f"{where} must be a table")
-    hints = typing.get_type_hints(kind)
-    names = [f.name for f in dataclasses.fields(kind)]
-    unknown, missing = sorted(set(value) - set(names)), sorted(set(names) - set(value))
-    if unknown or missing:
-        raise SettingsError(f"{where}: unknown {unknown}, missing {missing}")
-    return kind(**{n: _build(hints[n], value[n], f"{where}.{n}") for n in names})
+        return build(TrainingSettings, content, "settings")
+    except StrictError as exc:
+        raise SettingsError(str(exc)) from exc

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.store.values import InstanceRow
-from models.manifest import Manifest
+from models.diagnosis import DiagnosisManifest
 from models.results import DiagnosisResult, ImageAssessment, ImageQuality
 from workers.errors import RegistryError
 from workers.ports import Tensors
@@ -84,7 +84,7 @@ class Analysis(Protocol):
         ...
 
     def interpret(
-        self, image: PreparedImage, outputs: Tensors, manifest: Manifest
+        self, image: PreparedImage, outputs: Tensors, manifest: DiagnosisManifest
     ) -> ImageAssessment:
         """Turn the outputs for one image (no batch axis) into its assessment.
 
@@ -95,7 +95,9 @@ class Analysis(Protocol):
         """
         ...
 
-    def conclude(self, images: Sequence[ImageAssessment], manifest: Manifest) -> Conclusion:
+    def conclude(
+        self, images: Sequence[ImageAssessment], manifest: DiagnosisManifest
+    ) -> Conclusion:
         """Put the images of a study together."""
         ...
 

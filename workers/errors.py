@@ -8,7 +8,8 @@
     ├── StorageUnavailable  a disk that does not answer or is full: passing
     ├── ModelUnavailable    the model server does not answer or the model is not ready: passing
     ├── ModelChanged        another model version took over while a study was analysed: passing
-    └── BadModelOutput      the model answered with something that is no result
+    ├── BadModelOutput      the model answered with something that is no result
+    └── DemonstrationModel  the model has no real evidence, and the site has not allowed such models
 
 Messages name analyses, models, shapes and states, never a patient's attribute or a UID. They are
 shown to people as the reason of a work item: they must be readable.
@@ -49,3 +50,7 @@ class ModelChanged(WorkerError):
 
 class BadModelOutput(WorkerError):
     """The model's answer or its manifest contradicts its contract."""
+
+
+class DemonstrationModel(WorkerError):
+    """The model's evidence is simulated or absent, and demonstration models are not switched on."""

@@ -161,6 +161,7 @@ def _analyse(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:
                 files=services.files,
                 scratch=scratch,
                 software_version=services.software_version,
+                allows_demonstration=services.settings.demonstration_models,
             ),
             heartbeat.check,
         )

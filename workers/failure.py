@@ -48,6 +48,7 @@ _KINDS: dict[type[Exception], FailureKind] = {
     errors.ModelUnavailable: FailureKind.TRANSIENT,
     errors.ModelChanged: FailureKind.TRANSIENT,
     errors.BadModelOutput: FailureKind.DEFECT,
+    errors.DemonstrationModel: FailureKind.REJECTED,
     errors.WorkerError: FailureKind.DEFECT,
     RecordUnavailable: FailureKind.TRANSIENT,
     LeaseLost: FailureKind.TRANSIENT,

@@ -17,7 +17,7 @@ from gateway.store.values import Claim, InstanceRow, NewObject
 from models.results import ImageAssessment, ImageQuality
 from reports.encode import PredecessorReport, ReportContext, ReportObject, SourceImage, encode
 from workers.analysis import Analysis, PreparedImage
-from workers.errors import ModelChanged, NothingDecodable, Undecodable
+from workers.errors import DemonstrationModel, ModelChanged, NothingDecodable, Undecodable
 from workers.ports import (
     InferenceClient,
     InstanceSource,
@@ -41,6 +41,8 @@ class Ports:
     files: ResultFiles
     scratch: Scratch
     software_version: str
+    allows_demonstration: bool = False
+    """Whether models without real evidence may answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +80,15 @@ def analyse(claim: Claim, analysis: Analysis, ports: Ports, checkpoint: Checkpoi
     ------
     NothingDecodable
         No image of the study could be decoded.
+    DemonstrationModel
+        The model has no real evidence and such models are not allowed.
     ModelChanged
         Another model took over before the last image.
     InstanceMissing, StorageUnavailable, ModelUnavailable, BadModelOutput, ReportError
         The step failed as a whole.
     """
     served = _identify(claim, ports.inference)
+    _check_evidence(served, ports.allows_demonstration)
     selected = analysis.match(claim.generation.instances).instances
     images: list[_Image] = []
     assessments: list[ImageAssessment] = []
@@ -115,6 +120,15 @@ def _identify(claim: Claim, inference: InferenceClient) -> ServedModel:
     if served.digest != claim.model_digest:
         raise ModelChanged(f"another version of the model {claim.analysis} was put in service")
     return served
+
+
+def _check_evidence(served: ServedModel, allows_demonstration: bool) -> None:
+    level = served.manifest.evidence_level
+    if level != "real" and not allows_demonstration:
+        raise DemonstrationModel(
+            f"the evidence behind the model {served.name} is '{level}', and demonstration models "
+            "are not switched on (LENTIGO_WORKER_DEMONSTRATION_MODELS)"
+        )
 
 
 def _check_same_model(served: ServedModel, inference: InferenceClient) -> None:

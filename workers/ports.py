@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from gateway.store.values import Claim, GenerationRow, PriorReport, Scheduled
-from models.manifest import Manifest
+from models.diagnosis import DiagnosisManifest
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -26,7 +26,7 @@ class ServedModel:
     name: str
     digest: str
     """SHA-256 of the weights, 64 hexadecimal digits."""
-    manifest: Manifest
+    manifest: DiagnosisManifest
 
 
 class InstanceSource(Protocol):

@@ -43,6 +43,8 @@ class WorkerSettings(BaseSettings):
     """How long a work item is held without a heartbeat; a dead worker's is free after that."""
     max_backoff_s: float = Field(default=20.0, gt=0)
     """Longest pause between two attempts at routing or analysing."""
+    demonstration_models: bool = False
+    """Whether models whose evidence is simulated or absent may answer; their reports say so."""
     max_defects: int = Field(default=3, ge=1)
     """Attempts after which an unexpected failure cancels the work item."""
 

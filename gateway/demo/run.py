@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import os
 import shutil
 import signal
 import subprocess
@@ -144,6 +145,7 @@ def _start_lentigo(
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
+            env={**os.environ, "LENTIGO_WORKER_DEMONSTRATION_MODELS": "1"},
             # Ctrl-C must reach us first: the results are still to be shown.
             start_new_session=True,
         )

@@ -13,40 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.shapes import EncoderShape as EncoderShape
+
 LAYER_NORM_EPS = 1e-6  # PanDerm encoders; 1e-5 moves Large features by 4e-5
 POSITION_TEMPERATURE = 10_000.0  # sine-cosine table of Vaswani et al. 2017, 2-D as in MAE (2022)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderShape:
-    """The numbers that tell one encoder from another."""
-
-    dim: int
-    """Width D of a token; a multiple of 4 and of ``heads``."""
-    depth: int
-    """Number of transformer blocks."""
-    heads: int
-    """Attention heads; the width of a head is ``dim / heads``."""
-    mlp_ratio: int = 4
-    """Hidden width of the MLP over ``dim``."""
-    patch_size: int = 16
-    """Side of a square patch in pixels."""
-    image_size: int = 224
-    """Side of the square input in pixels for which ``pos_embed`` is stored."""
-
-    def __post_init__(self) -> None:
-        """Refuse shapes that no encoder can have."""
-        if min(self.dim, self.depth, self.heads, self.mlp_ratio, self.patch_size) < 1:
-            raise ValueError("every number of an encoder's shape must be positive")
-        if self.dim % 4 or self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} must be a multiple of 4 and of heads {self.heads}")
-        if self.image_size < self.patch_size or self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} must be a multiple of the patch size")
-
-    @property
-    def grid(self) -> int:
-        """Patches along one side of the stored position table."""
-        return self.image_size // self.patch_size
 
 
 @dataclass(frozen=True)
@@ -95,7 +65,7 @@ def sincos_positions(dim: int, grid: int) -> Tensor:
     return torch.cat([torch.zeros(1, dim, dtype=torch.float64), table]).float().unsqueeze(0)
 
 
-class _DropPath(nn.Module):
+class DropPath(nn.Module):
     """Stochastic depth: drops a residual branch for whole samples while training.
 
     Huang et al., Deep Networks with Stochastic Depth, ECCV 2016.
@@ -106,6 +76,7 @@ class _DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, branch: Tensor) -> Tensor:
+        """Branch (B, ...), scaled up for the samples that keep it."""
         if not self.training or self.rate == 0.0:
             return branch
         keep = 1.0 - self.rate
@@ -165,7 +136,7 @@ class _Block(nn.Module):
         self.mlp = _Mlp(shape.dim, shape.mlp_ratio * shape.dim)
         self.gamma_1 = nn.Parameter(torch.full((shape.dim,), layer_scale))
         self.gamma_2 = nn.Parameter(torch.full((shape.dim,), layer_scale))
-        self.drop_path = _DropPath(drop_path)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.drop_path(self.gamma_1 * self.attn(self.norm1(tokens)))

@@ -30,6 +30,7 @@ _MODEL = ModelIdentity(
     name="diagnosis",
     version="1.0.0",
     digest="0123456789abcdef" * 4,
+    evidence_level="real",
     evidence="None: these figures were made up for a test.",
     licence="Apache-2.0",
 )

@@ -84,6 +84,7 @@ class Triton:
             self._folder,
             grpc_port=self.grpc_port,
             http_port=self._http_port,
+            models=("diagnosis",),
         )
         self._process.start(list(command.argv), self._is_ready, environment=command.environment)
 

@@ -1,4 +1,4 @@
-"""Recipe of the diagnosis network: labels and lesion outlines learnt together, from scratch.
+"""Recipe of the diagnosis network: labels and lesion outlines learnt together.
 
 Each epoch draws its order, augmentation and dropout from the seed and the epoch's number alone,
 so a run that was killed goes on from its last checkpoint exactly as if it had not been.
@@ -6,12 +6,12 @@ so a run that was killed goes on from its last checkpoint exactly as if it had n
 
 from __future__ import annotations
 
-import csv
+import argparse
 import itertools
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,32 +19,31 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from scipy.special import softmax  # type: ignore[import-untyped]
+from torch import nn
 
 from models.architectures.diagnosis import DiagnosisNetwork
+from models.architectures.pyramid import EfficientNetPyramid
 from models.metrics import jaccard, macro_auroc
-from training.augment import augment_one, jitter_colour, mix_batch, normalise
+from training import plots
+from training.augment import normalise
+from training.batches import draw_batches
 from training.cohorts import Cohort, Pixels, load_pixels, read_rows, split_groups
 from training.errors import CohortError, RunError
 from training.losses import diagnosis_loss, lesion_loss, prior_shift, sampling_weights
-from training.settings import TrainingSettings, settings_from_dict
-
-CHECKPOINT = "checkpoint.pt"
-HISTORY = "history.csv"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """One step's input on the device."""
-
-    images: Tensor
-    """(B, 3, S, S) normalised."""
-    targets: Tensor
-    """(B, C) label probabilities."""
-    masks: Tensor
-    """(B, 1, S, S) lesion probabilities."""
-    has_mask: Tensor
-    """(B,) 1 where the mask is known."""
+from training.overlays import draw_outlines
+from training.pretrained import load_compact
+from training.report import Page
+from training.runs import (
+    CHECKPOINT,
+    Progress,
+    RunFolder,
+    cosine_schedule,
+    device,
+    epoch_rng,
+    no_decay_groups,
+)
+from training.settings import TrainingSettings, read_settings, settings_from_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,38 +87,38 @@ def read_splits(settings: TrainingSettings, data: Path) -> Splits:
 
 
 def build_network(settings: TrainingSettings) -> DiagnosisNetwork:
-    """Build the network of a run, its start values drawn from the seed."""
+    """Build the network of a run: start weights from the file or drawn from the seed.
+
+    Raises
+    ------
+    PretrainedError
+        If the start weights are not installed.
+    """
     torch.manual_seed(settings.seed)
-    return DiagnosisNetwork(
+    network = DiagnosisNetwork(
         settings.network.shape(len(settings.labels)),
         drop_path=settings.network.drop_path,
         dropout=settings.network.dropout,
     )
+    backbone = network.backbone
+    if settings.network.start == "imagenet" and isinstance(backbone, EfficientNetPyramid):
+        variant = backbone.encoder.shape.variant
+        backbone.encoder.load_state_dict(load_compact(variant).state_dict())
+    backbone.freeze(settings.network.frozen_stages)
+    return network
 
 
-def learning_rate(settings: TrainingSettings, progress: float) -> float:
-    """Learning rate after ``progress`` epochs: linear warm-up, then cosine."""
-    optimiser = settings.optimiser
-    if progress < optimiser.warmup_epochs:
-        return optimiser.learning_rate * max(progress, 1e-3) / optimiser.warmup_epochs
-    part = (progress - optimiser.warmup_epochs) / max(settings.epochs - optimiser.warmup_epochs, 1)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(part, 1.0)))
-    low = optimiser.min_learning_rate
-    return low + (optimiser.learning_rate - low) * cosine
-
-
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices and kernels; none for vectors, tokens and positions."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            is_free = parameter.ndim <= 1 or name.endswith("cls_token")
-            (free if is_free else decayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
+def parameter_groups(network: DiagnosisNetwork, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """Groups of AdamW; ``rate`` is the group's learning rate over that of the schedule."""
+    decay = settings.optimiser.weight_decay
+    backbone = no_decay_groups(network.backbone, decay)
+    heads = [
+        group
+        for part in (network.decoder, network.classifier)
+        for group in no_decay_groups(part, decay)
     ]
+    rate = settings.optimiser.backbone_rate
+    return [group | {"rate": rate} for group in backbone] + [g | {"rate": 1.0} for g in heads]
 
 
 @torch.no_grad()
@@ -158,18 +157,16 @@ class DiagnosisRun:
         self.network = build_network(settings).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = build_network(settings).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average.eval()
-        groups = parameter_groups(self.network, settings.optimiser.weight_decay)
+        groups = parameter_groups(self.network, settings)
         self.optimiser = torch.optim.AdamW(groups, lr=settings.optimiser.learning_rate)
         self.epoch = 0
         self.history: list[dict[str, float]] = []
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / CHECKPOINT).exists():
-            self._resume()
+        self.run = RunFolder(folder, recipe="diagnosis", settings=settings)
+        state = self.run.load()
+        if state is not None:
+            self._resume(state)
 
-    def _resume(self) -> None:
-        state = read_checkpoint(self.folder)
-        if settings_from_dict(state["settings"]).digest() != self.settings.digest():
-            raise RunError(f"{self.folder} was begun under another configuration")
+    def _resume(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -185,13 +182,8 @@ class DiagnosisRun:
             "optimiser": self.optimiser.state_dict(),
             "history": self.history,
         }
-        part = self.folder / f"{CHECKPOINT}.part"
-        torch.save(state, part)
-        part.replace(self.folder / CHECKPOINT)  # atomic: a kill leaves the old or the new one
-        with (self.folder / HISTORY).open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, list(self.history[0]))
-            writer.writeheader()
-            writer.writerows(self.history)
+        self.run.save(state)
+        self.run.log(self.history[-1])
 
     def size_of_epoch(self, epoch: int) -> int:
         """Image side of an epoch, counted from 0."""
@@ -201,7 +193,7 @@ class DiagnosisRun:
             epoch -= stage.epochs
         return self.settings.stages[-1].size
 
-    def train(self, progress: Callable[[str, int, int], None] | None = None) -> None:
+    def train(self, progress: Progress | None = None) -> None:
         """Train to the last epoch, saving after each.
 
         Parameters
@@ -226,16 +218,14 @@ class DiagnosisRun:
             )
             self._save()
 
-    def _load(self, cohort: Cohort, size: int, report: Callable[[str, int, int], None]) -> Pixels:
+    def _load(self, cohort: Cohort, size: int, report: Progress) -> Pixels:
         done = itertools.count(1)
         total = len(cohort.rows)
         return load_pixels(
             cohort, size=size, progress=lambda: report("reading images", next(done), total)
         )
 
-    def _train_epoch(
-        self, pixels: Pixels, report: Callable[[str, int, int], None]
-    ) -> dict[str, float]:
+    def _train_epoch(self, pixels: Pixels, report: Progress) -> dict[str, float]:
         settings = self.settings.optimiser
         labels = label_numbers(self.splits.train, self.settings.labels)
         weights = sampling_weights(labels, settings.balance)
@@ -244,9 +234,27 @@ class DiagnosisRun:
         steps = max(1, len(labels) // settings.batch_size)
         totals = {"diagnosis_loss": 0.0, "lesion_loss": 0.0}
         self.network.train()
-        for step, batch in enumerate(self._batches(pixels, labels, weights, steps)):
+        one_hot = np.eye(len(self.settings.labels), dtype=np.float32)[labels]
+        batches = draw_batches(
+            pixels,
+            one_hot,
+            weights,
+            steps=steps,
+            size=settings.batch_size,
+            augment=self.settings.augment,
+            rng=epoch_rng(self.settings.seed, self.epoch),
+            device=self.device,
+        )
+        for step, batch in enumerate(batches):
+            rate = cosine_schedule(
+                self.epoch + step / steps,
+                epochs=self.settings.epochs,
+                warmup=settings.warmup_epochs,
+                peak=settings.learning_rate,
+                low=settings.min_learning_rate,
+            )
             for group in self.optimiser.param_groups:
-                group["lr"] = learning_rate(self.settings, self.epoch + step / steps)
+                group["lr"] = rate * group["rate"]
             with torch.autocast(self.device.type, torch.bfloat16, self.device.type == "cuda"):
                 output = self.network(batch.images)
             diagnosis = diagnosis_loss(
@@ -272,42 +280,6 @@ class DiagnosisRun:
             text = f"epoch {self.epoch + 1}/{self.settings.epochs} loss {loss.item():.3f}"
             report(text, step + 1, steps)
         return {name: round(value, 5) for name, value in totals.items()}
-
-    def _batches(
-        self,
-        pixels: Pixels,
-        labels: NDArray[np.int64],
-        weights: NDArray[np.float64],
-        steps: int,
-    ) -> Iterator[Batch]:
-        """Draw, augment and mix the batches of this epoch."""
-        augment = self.settings.augment
-        rng = np.random.default_rng([self.settings.seed, self.epoch])
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        one_hot = np.eye(len(self.settings.labels), dtype=np.float32)
-        for _ in range(steps):
-            chosen = rng.choice(len(labels), self.settings.optimiser.batch_size, p=weights)
-            pairs = [
-                augment_one(
-                    pixels.images[i],
-                    pixels.masks[i],
-                    aspect=pixels.aspects[i],
-                    settings=augment,
-                    rng=rng,
-                )
-                for i in chosen
-            ]
-            images = torch.from_numpy(np.stack([image for image, _ in pairs])).to(self.device)
-            masks = torch.from_numpy(np.stack([mask for _, mask in pairs])).to(self.device)
-            images = images.permute(0, 3, 1, 2).float() / 255
-            images = normalise(jitter_colour(images, augment, generator))
-            soft_masks = masks.unsqueeze(1).float() / 255
-            targets = torch.from_numpy(one_hot[labels[chosen]]).to(self.device)
-            has_mask = torch.from_numpy(pixels.has_mask[chosen]).float().to(self.device)
-            if rng.random() < augment.mixup_prob and bool(has_mask.all()):
-                share = float(rng.beta(augment.mixup_alpha, augment.mixup_alpha))
-                images, targets, soft_masks = mix_batch(images, targets, soft_masks, share)
-            yield Batch(images=images, targets=targets, masks=soft_masks, has_mask=has_mask)
 
     def _validate(self, pixels: Pixels) -> dict[str, float]:
         logits, _, lesion = predict(self.average, pixels.images, self.device)
@@ -388,3 +360,56 @@ def load_run(folder: Path) -> tuple[TrainingSettings, DiagnosisNetwork, int]:
     network.load_state_dict(state["average"])
     network.eval()
     return settings, network, int(state["epoch"])
+
+
+SUMMARY = "train the diagnosis network (labels and lesion outlines), or go on with it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("--config", type=Path, required=True, help="TOML file of the run")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--data", type=Path, required=True, help="labels.csv, images/, masks/")
+
+
+def run(options: argparse.Namespace, report: Progress) -> None:
+    """Train to the end, then write ``report.html`` on the validation split."""
+    settings = read_settings(options.config)
+    training = DiagnosisRun(settings, data=options.data, folder=options.out, device=device())
+    training.train(report)
+    write_report(training)
+
+
+def write_report(training: DiagnosisRun) -> None:
+    """Write the run's page: curves, ROC, calibration, confusion and outlined examples."""
+    names = training.settings.labels
+    cohort = training.splits.validation
+    pixels = load_pixels(cohort, size=training.settings.stages[-1].size)
+    logits, _, lesion = predict(training.average, pixels.images, training.device)
+    labels = label_numbers(cohort, names)
+    probabilities = np.asarray(softmax(logits.astype(np.float64), axis=1))
+    page = Page("Diagnosis: training run")
+    page.text(
+        f"{len(training.splits.train.rows)} training and {len(cohort.rows)} validation images, "
+        f"split by group. All figures below are on the validation split, uncalibrated; the test "
+        f"split is left for `export` and `evaluate`."
+    )
+    page.table("Last epoch", [training.history[-1]])
+    page.figure("Learning curves", plots.learning_curves(training.history))
+    page.figure("ROC, one versus rest", plots.roc_curves(labels, probabilities, names))
+    page.figure("Precision and recall", plots.pr_curves(labels, probabilities, names))
+    page.figure("Reliability", plots.reliability(probabilities, labels))
+    page.figure("Confusion", plots.confusion(labels, probabilities, names))
+    page.images(
+        "First images of each label: found outline blue, drawn outline white",
+        [
+            (
+                draw_outlines(pixels.images[i], lesion[i] >= 128, pixels.masks[i] >= 128),
+                f"{cohort.rows[i].label}; {names[probabilities[i].argmax()]} "
+                f"{probabilities[i].max():.2f}",
+            )
+            for number in range(len(names))
+            for i in np.flatnonzero(labels == number)[:2]
+        ],
+    )
+    page.write(training.run.path("report.html"))

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from models.diagnosis import DiagnosisManifest
 from models.errors import ManifestError
-from models.manifest import Manifest
 from workers.errors import BadModelOutput, ModelUnavailable
 from workers.ports import ServedModel, Tensors
 from workers.settings import TritonSettings
@@ -63,7 +63,7 @@ class TritonModels:
                 ("grpc.enable_http_proxy", 0),
             ],
         )
-        self._manifests: dict[str, Manifest] = {}
+        self._manifests: dict[str, DiagnosisManifest] = {}
 
     def close(self) -> None:
         """Close the channel."""
@@ -84,12 +84,12 @@ class TritonModels:
             raise BadModelOutput(f"the served model {model} carries no manifest")
         return ServedModel(name=model, digest=digest, manifest=self._manifest(model, digest, text))
 
-    def _manifest(self, model: str, digest: str, text: str) -> Manifest:
+    def _manifest(self, model: str, digest: str, text: str) -> DiagnosisManifest:
         known = self._manifests.get(digest)
         if known is not None:
             return known
         try:
-            manifest = Manifest.from_json(text)
+            manifest = DiagnosisManifest.from_json(text)
         except ManifestError as exc:
             raise BadModelOutput(f"the manifest of the model {model} is wrong: {exc}") from exc
         if manifest.digest != digest:

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.store.values import InstanceRow
-from models.diagnosis import interpret
+from models.diagnosis import DiagnosisManifest, interpret
 from models.errors import OutputError
-from models.manifest import Manifest
 from models.preprocessing import prepare_image
 from models.quality import assess_quality
 from models.results import DiagnosisResult, ImageAssessment
@@ -63,7 +62,7 @@ class Diagnosis:
         )
 
     def interpret(
-        self, image: PreparedImage, outputs: Tensors, manifest: Manifest
+        self, image: PreparedImage, outputs: Tensors, manifest: DiagnosisManifest
     ) -> ImageAssessment:
         """Turn the model's outputs for one image into its assessment."""
         missing = [name for name in _OUTPUTS if name not in outputs]
@@ -93,7 +92,9 @@ class Diagnosis:
             region=found.region,
         )
 
-    def conclude(self, images: Sequence[ImageAssessment], manifest: Manifest) -> Conclusion:
+    def conclude(
+        self, images: Sequence[ImageAssessment], manifest: DiagnosisManifest
+    ) -> Conclusion:
         """Put the images together; the headline is that of the most suspicious image."""
         result = DiagnosisResult(
             model=manifest.identity(),

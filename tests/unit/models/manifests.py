@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from models.manifest import ArchitectureSpec, HeldOutFigure, InputSpec, Manifest
+from models.diagnosis import ArchitectureSpec, DiagnosisManifest
+from models.manifest import HeldOutFigure, InputSpec
+from models.shapes import EncoderShape, VitPyramidShape
 
 
-def manifest(**changes: Any) -> Manifest:
+def manifest(**changes: Any) -> DiagnosisManifest:
     values: dict[str, Any] = {
         "name": "diagnosis",
         "version": "1.2.3",
@@ -20,14 +22,12 @@ def manifest(**changes: Any) -> Manifest:
             framing="whole image",
         ),
         "architecture": ArchitectureSpec(
-            dim=16,
-            depth=2,
-            heads=2,
-            mlp_ratio=4,
-            patch_size=16,
-            prior_width=4,
+            backbone=VitPyramidShape(
+                encoder=EncoderShape(dim=16, depth=2, heads=2, image_size=64),
+                prior_width=4,
+                taps=(0,),
+            ),
             decoder_width=8,
-            taps=(0,),
             flips=False,
         ),
         "temperature": 2.0,
@@ -43,6 +43,7 @@ def manifest(**changes: Any) -> Manifest:
         "training_command": "none",
         "git_commit": "none",
         "created": "2025-01-31",
+        "evidence_level": "real",
         "evidence": "none",
         "figures": (
             HeldOutFigure(
@@ -57,4 +58,4 @@ def manifest(**changes: Any) -> Manifest:
             ),
         ),
     }
-    return Manifest(**(values | changes))
+    return DiagnosisManifest(**(values | changes))

@@ -2,16 +2,19 @@ import numpy as np
 import pytest
 import torch
 
-from models.architectures.diagnosis import DiagnosisNetwork, DiagnosisShape, ServedDiagnosis
-from models.architectures.encoder import EncoderShape
-
-TINY = DiagnosisShape(
-    encoder=EncoderShape(dim=16, depth=2, heads=2, image_size=64),
-    num_labels=5,
-    prior_width=4,
-    decoder_width=8,
-    taps=(0,),
+from models.architectures.diagnosis import DiagnosisNetwork, ServedDiagnosis
+from models.shapes import (
+    DiagnosisShape,
+    EfficientNetLiteShape,
+    EncoderShape,
+    VitPyramidShape,
 )
+
+VIT = VitPyramidShape(
+    encoder=EncoderShape(dim=16, depth=2, heads=2, image_size=64), prior_width=4, taps=(0,)
+)
+TINY = DiagnosisShape(backbone=VIT, num_labels=5, decoder_width=8)
+COMPACT = DiagnosisShape(backbone=EfficientNetLiteShape(), num_labels=5, decoder_width=8)
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
 
@@ -26,13 +29,15 @@ def images() -> torch.Tensor:
     return torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8, generator=generator)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (32, 96), (16, 16)])
-def test_outputs_have_the_shape_of_the_input(size: tuple[int, int]) -> None:
-    network = DiagnosisNetwork(TINY).eval()
+@pytest.mark.parametrize("shape", [TINY, COMPACT], ids=["vit", "compact"])
+@pytest.mark.parametrize("size", [(64, 64), (32, 96), (32, 32)])
+def test_outputs_have_the_shape_of_the_input(shape: DiagnosisShape, size: tuple[int, int]) -> None:
+    network = DiagnosisNetwork(shape).eval()
     with torch.no_grad():
         output = network(torch.randn(2, 3, *size))
     assert output.logits.shape == (2, 5)
-    assert output.embedding.shape == (2, TINY.embedding_dim)
+    assert output.embedding.shape == (2, network.embedding_dim)
+    assert output.context.shape == (2, network.context_dim)
     assert output.lesion_logit.shape == (2, 1, *size)
 
 
@@ -47,7 +52,7 @@ def test_a_fresh_spatial_prior_leaves_the_encoder_alone() -> None:
     network = DiagnosisNetwork(TINY).eval()
     image = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        alone = network.encoder(image)
+        alone = network.backbone.encoder(image)
         output = network(image)
     assert torch.allclose(output.embedding[:, :16], alone.cls, atol=1e-6)
 
@@ -56,7 +61,7 @@ def test_the_diagnosis_does_not_train_the_outline() -> None:
     network = DiagnosisNetwork(TINY)
     network(torch.randn(2, 3, 64, 64)).logits.sum().backward()
     assert network.decoder.predict.weight.grad is None
-    assert network.encoder.patch_embed.proj.weight.grad is not None
+    assert network.backbone.encoder.patch_embed.proj.weight.grad is not None
 
 
 def test_an_answer_does_not_depend_on_the_batch(images: torch.Tensor) -> None:
@@ -98,11 +103,12 @@ def test_with_flips_a_mirror_image_gets_the_same_answer(images: torch.Tensor) ->
 def test_ood_score_is_the_whitened_distance_to_the_nearest_label() -> None:
     model = served(flips=False)
     rng = np.random.default_rng(0)
-    means = rng.normal(size=(5, 48)).astype(np.float32)
-    root = rng.normal(size=(48, 48)).astype(np.float32)
+    width = model.network.context_dim
+    means = rng.normal(size=(5, width)).astype(np.float32)
+    root = rng.normal(size=(width, width)).astype(np.float32)
     model.ood_means.copy_(torch.from_numpy(means))
     model.ood_whitening.copy_(torch.from_numpy(root))
-    point = rng.normal(size=(1, 48)).astype(np.float32)
+    point = rng.normal(size=(1, width)).astype(np.float32)
     precision = root @ root.T
     expected = min(float(np.sqrt((point[0] - m) @ precision @ (point[0] - m))) for m in means)
     assert model.ood_score(torch.from_numpy(point)).item() == pytest.approx(expected, rel=1e-4)
@@ -112,4 +118,4 @@ def test_ood_score_is_the_whitened_distance_to_the_nearest_label() -> None:
 @pytest.mark.parametrize("taps", [(2,), (1, 0), (0, 0), (-1,)])
 def test_taps_outside_or_out_of_order_are_refused(taps: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="taps"):
-        DiagnosisShape(encoder=TINY.encoder, num_labels=2, taps=taps)
+        VitPyramidShape(encoder=VIT.encoder, taps=taps)

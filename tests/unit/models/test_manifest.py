@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from manifests import manifest
 
+from models.diagnosis import DiagnosisManifest as Manifest
 from models.errors import ManifestError
-from models.manifest import Manifest
 
 
 def test_reading_gives_what_was_written() -> None:
@@ -55,6 +55,7 @@ def test_identity_is_what_reports_copy() -> None:
         {"ood_threshold": 0.0},
         {"ood_threshold": float("inf")},
         {"created": "yesterday"},
+        {"figures": ()},
         {"licence": ""},
         {"evidence": "  "},
     ],
@@ -89,11 +90,13 @@ def edited(**changes: Any) -> str:
         ({"temperature": "2"}, "temperature"),
         ({"temperature": True}, "temperature"),
         ({"temperature": None}, "temperature"),
-        ({"architecture__depth": 2.0}, "depth"),
+        ({"architecture__backbone__encoder__depth": 2.0}, "depth"),
         ({"architecture__flips": 1}, "flips"),
-        ({"architecture__heads": 3}, "architecture"),
-        ({"architecture__taps": [5]}, "architecture"),
-        ({"architecture__taps": 0}, "taps"),
+        ({"architecture__backbone__encoder__heads": 3}, "encoder"),
+        ({"architecture__backbone__taps": [5]}, "backbone"),
+        ({"architecture__backbone__taps": 0}, "taps"),
+        ({"architecture__backbone__kind": "resnet"}, "kind"),
+        ({"evidence_level": "proven"}, "evidence_level"),
         ({"input__size": 65}, "architecture"),
         ({"input__mean": [0.5, 0.5]}, "input"),
         ({"input__std": [0.2, 0.2, 0.0]}, "input"),

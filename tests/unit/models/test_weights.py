@@ -44,7 +44,7 @@ def test_one_changed_byte_is_refused() -> None:
 def test_weights_that_do_not_fit_are_refused(fault: str) -> None:
     state = tensors()
     if fault == "missing":
-        del state["network.encoder.cls_token"]
+        del state["network.backbone.encoder.cls_token"]
     elif fault == "extra":
         state["surprise"] = torch.zeros(1)
     elif fault == "shape":

@@ -12,6 +12,7 @@ STILL = tiny_settings(
     **{f"augment__{name}": 0 for name in ("saturation", "tint", "hair_prob", "blur_prob")},
     **{f"augment__{name}": 1 for name in ("scale", "aspect", "gamma")},
     augment__erase_prob=0,
+    augment__vignette_prob=0,
 ).augment
 
 

@@ -1,6 +1,6 @@
 import json
-import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,25 +8,18 @@ from cohort_builder import plain_settings, write_cohort
 
 from training.__main__ import main
 
-MODEL = Path(__file__).resolve().parents[3] / "triton_repo" / "diagnosis" / "1" / "model.py"
+
+def as_toml(content: dict[str, Any]) -> str:
+    """Write nested plain values as TOML: every key with its whole path, tables inline."""
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in content.items())
 
 
-def as_toml(content: dict) -> str:
-    """Write nested plain values as TOML, tables after scalars."""
-    scalars = {k: v for k, v in content.items() if not isinstance(v, dict) and k != "stages"}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in scalars.items()]
-    for stage in content.get("stages", []):
-        lines += ["[[stages]]", *(f"{key} = {value}" for key, value in stage.items())]
-    for name, table in content.items():
-        if isinstance(table, dict):
-            lines.append(f"[{name}]")
-            for key, value in table.items():
-                if isinstance(value, dict):
-                    inner = ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items())
-                    lines.append(f"{key} = {{ {inner} }}")
-                else:
-                    lines.append(f"{key} = {json.dumps(value)}")
-    return "\n".join(lines) + "\n"
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
 
 
 @pytest.fixture(autouse=True)
@@ -41,11 +34,10 @@ def test_train_export_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str
     config = tmp_path / "config.toml"
     config.write_text(as_toml(plain_settings(stages=[{"epochs": 1, "size": 32}])))
     run, repository = str(tmp_path / "run"), tmp_path / "repository"
-    (repository / "diagnosis" / "1").mkdir(parents=True)
-    shutil.copy(MODEL, repository / "diagnosis" / "1")
     common = ["--config", str(config), "--data", str(data)]
     assert main(["diagnosis", *common, "--out", run]) == 0
-    export = ["export", "--run", run, *common, "--to", str(repository), "--version", "0.0.1"]
+    export = ["export", "diagnosis", "--run", run, "--data", str(data), "--to", str(repository)]
+    export += ["--version", "0.0.1"]
     export += ["--single-view", "--commit", "abc", "--created", "2025-01-31"]
     assert main(export) == 0
     manifest = json.loads((repository / "diagnosis" / "manifest.json").read_text())
@@ -77,7 +69,7 @@ def test_train_export_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str
     [
         ["diagnosis", "--config", "absent.toml", "--out", "run", "--data", "absent"],
         ["evaluate", "--repository", "absent", "--images", "a", "--table", "b"],
-        ["export", "--run", "absent", "--data", "absent", "--version", "1.0.0"],
+        ["export", "diagnosis", "--run", "absent", "--data", "absent", "--version", "1.0.0"],
     ],
     ids=["diagnosis", "evaluate", "export"],
 )

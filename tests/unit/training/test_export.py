@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +9,18 @@ from cohort_builder import tiny_settings, write_cohort
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from models.manifest import Manifest
+from models.diagnosis import DiagnosisManifest as Manifest
 from training.cohorts import Cohort, read_rows
 from training.errors import CohortError, RunError
 from training.evaluate import answer_cohort, load_model, measure
-from training.export import (
-    Provenance,
+from training.export import Provenance, triton_config
+from training.recipes.diagnosis import DiagnosisRun
+from training.recipes.diagnosis_export import (
     evidence_sentence,
-    export_run,
+    export,
     fit_ood_statistics,
     operating_point,
-    triton_config,
 )
-from training.recipes.diagnosis import DiagnosisRun
 
 PROVENANCE = Provenance(
     version="0.1.0",
@@ -31,7 +29,6 @@ PROVENANCE = Provenance(
     git_commit="abc",
     created="2025-01-31",
 )
-MODEL = Path(__file__).resolve().parents[3] / "triton_repo" / "diagnosis" / "1" / "model.py"
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +44,10 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def empty_repository(folder: Path) -> Path:
-    (folder / "diagnosis" / "1").mkdir(parents=True)
-    shutil.copy(MODEL, folder / "diagnosis" / "1")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def repository(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = empty_repository(tmp_path_factory.mktemp("repository"))
-    export_run(run, data=data, repository=folder, provenance=PROVENANCE, flips=False)
+    folder = tmp_path_factory.mktemp("repository")
+    export(run, folder, PROVENANCE, data=data, flips=False)
     return folder
 
 
@@ -71,12 +62,16 @@ def files(repository: Path) -> dict[str, bytes]:
 def test_the_same_run_exports_the_same_bytes(
     run: Path, data: Path, repository: Path, tmp_path: Path
 ) -> None:
-    again = empty_repository(tmp_path / "repository")
-    export_run(run, data=data, repository=again, provenance=PROVENANCE, flips=False)
+    again = tmp_path / "repository"
+    export(run, again, PROVENANCE, data=data, flips=False)
     assert files(again) == files(repository)
     assert set(files(again)) == {
+        "diagnosis/CARD.md",
         "diagnosis/config.pbtxt",
         "diagnosis/manifest.json",
+        "diagnosis/promotions.json",
+        "diagnosis/1/config.pbtxt",
+        "diagnosis/1/manifest.json",
         "diagnosis/1/model.py",
         "diagnosis/1/weights.safetensors",
     }
@@ -104,7 +99,7 @@ def test_the_exported_network_is_the_trained_one(repository: Path, data: Path) -
     assert np.isfinite(answers.logits).all()
     assert np.isfinite(answers.jaccard).all()
     assert (answers.ood_score > 0).all()
-    nearest = served.ood_means.numpy()[None] - answers.embedding[:, None]
+    nearest = served.ood_means.numpy()[None] - answers.context[:, None]
     distances = np.linalg.norm(nearest @ served.ood_whitening.numpy(), axis=2).min(axis=1)
     assert answers.ood_score == pytest.approx(distances, rel=1e-3)
 
@@ -130,7 +125,10 @@ def test_triton_can_read_the_configuration(repository: Path) -> None:
 def test_any_text_survives_the_configuration(repository: Path) -> None:
     manifest = Manifest.from_json((repository / "diagnosis" / "manifest.json").read_bytes())
     odd = dataclasses.replace(manifest, data='quotes " and \\ and é, \n a line, \u2028, {braces}')
-    config = text_format.Parse(triton_config(odd), model_config_pb2.ModelConfig())
+    config = text_format.Parse(
+        triton_config(odd, number=1, inputs=(), outputs=(), max_batch_size=8),
+        model_config_pb2.ModelConfig(),
+    )
     assert Manifest.from_json(config.parameters["manifest"].string_value) == odd
 
 
@@ -138,22 +136,15 @@ def test_figures_of_other_weights_are_refused(
     run: Path, data: Path, repository: Path, tmp_path: Path
 ) -> None:
     manifest = Manifest.from_json((repository / "diagnosis" / "manifest.json").read_bytes())
-    folder = empty_repository(tmp_path)
+    folder = tmp_path / "repository"
     more = {"0" * 64: manifest.figures[:1]}
-    options = {"data": data, "repository": folder, "provenance": PROVENANCE, "flips": False}
+    options = {"data": data, "flips": False}
     with pytest.raises(RunError, match="other weights"):
-        export_run(run, more_figures=more, **options)
-    assert set(files(folder)) == {"diagnosis/1/model.py"}
+        export(run, folder, PROVENANCE, more_figures=more, **options)
+    assert not folder.exists()
     elsewhere = dataclasses.replace(manifest.figures[0], data="elsewhere")
-    added = export_run(run, more_figures={manifest.digest: (elsewhere,)}, **options)
+    added = export(run, folder, PROVENANCE, more_figures={manifest.digest: (elsewhere,)}, **options)
     assert added.figures == (*manifest.figures, elsewhere)
-
-
-def test_a_folder_without_the_models_code_is_no_repository(
-    run: Path, data: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(RunError, match=r"model\.py"):
-        export_run(run, data=data, repository=tmp_path, provenance=PROVENANCE, flips=False)
 
 
 def test_labels_the_model_does_not_have_are_refused(repository: Path, data: Path) -> None:

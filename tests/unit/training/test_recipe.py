@@ -9,17 +9,16 @@ from cohort_builder import tiny_settings, write_cohort
 
 from training.errors import CohortError, RunError
 from training.losses import diagnosis_loss, lesion_loss, prior_shift, sampling_weights
+from training.pretrained import load_compact
 from training.recipes.diagnosis import (
-    CHECKPOINT,
-    HISTORY,
     DiagnosisRun,
     build_network,
-    learning_rate,
     load_run,
     parameter_groups,
     read_splits,
     update_average,
 )
+from training.runs import CHECKPOINT, HISTORY
 from training.settings import TrainingSettings
 
 CPU = torch.device("cpu")
@@ -85,7 +84,10 @@ def test_another_configuration_is_refused(data: Path, tmp_path: Path) -> None:
 
 def test_training_learns_labels_and_outlines(tmp_path: Path) -> None:
     data = write_cohort(tmp_path / "cohort", groups=60)
-    plain = {name: 0 for name in ("shift", "hair_prob", "blur_prob", "erase_prob", "mixup_prob")}
+    plain = {
+        name: 0
+        for name in ("shift", "hair_prob", "vignette_prob", "blur_prob", "erase_prob", "mixup_prob")
+    }
     settings = tiny_settings(
         stages=[{"epochs": 12, "size": 32}],
         optimiser__learning_rate=1e-2,
@@ -132,30 +134,42 @@ def test_a_label_without_training_images_is_an_error(data: Path) -> None:
 
 def test_stages_change_the_size(data: Path, tmp_path: Path) -> None:
     trained = run(data, tmp_path)
-    assert [trained.size_of_epoch(epoch) for epoch in range(4)] == [32, 32, 48, 48]
+    assert [trained.size_of_epoch(epoch) for epoch in range(4)] == [32, 32, 64, 64]
 
 
-def test_learning_rate_warms_up_and_falls_to_its_end() -> None:
-    settings = tiny_settings(stages=[{"epochs": 10, "size": 32}], optimiser__warmup_epochs=2)
-    rates = [learning_rate(settings, progress) for progress in np.linspace(0, 10, 101)]
-    peak = settings.optimiser.learning_rate
-    assert rates[0] < 0.01 * peak
-    assert rates[10] == pytest.approx(peak / 2)
-    assert rates[20] == pytest.approx(peak)
-    assert rates[-1] == pytest.approx(settings.optimiser.min_learning_rate)
-    assert rates[20:] == sorted(rates[20:], reverse=True)
-
-
-def test_weight_decay_spares_vectors_and_tokens() -> None:
-    network = build_network(tiny_settings())
-    decayed, free = parameter_groups(network, 0.05)
+def test_weight_decay_spares_vectors_and_tokens_and_the_backbone_learns_slower() -> None:
+    settings = tiny_settings(optimiser__backbone_rate=0.25)
+    network = build_network(settings)
+    groups = parameter_groups(network, settings)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    free_names = {names[id(parameter)] for parameter in free["params"]}
-    assert "encoder.cls_token" in free_names
-    assert all(p.ndim > 1 for p in decayed["params"])
-    trained = {n for n, p in network.named_parameters() if p.requires_grad}
-    assert len(decayed["params"]) + len(free["params"]) == len(trained)
-    assert "encoder.pos_embed" not in trained
+    seen: dict[str, tuple[float, float]] = {}
+    for group in groups:
+        for parameter in group["params"]:
+            seen[names[id(parameter)]] = (group["weight_decay"], group["rate"])
+    assert set(seen) == {n for n, p in network.named_parameters() if p.requires_grad}
+    assert sum(len(group["params"]) for group in groups) == len(seen)
+    assert seen["backbone.encoder.cls_token"] == (0, 0.25)
+    assert seen["backbone.encoder.blocks.0.mlp.fc1.weight"] == (0.05, 0.25)
+    assert seen["classifier.weight"] == (0.05, 1)
+    assert seen["classifier.bias"] == (0, 1)
+    assert "backbone.encoder.pos_embed" not in seen
+
+
+def test_frozen_stages_keep_their_weights_and_statistics(data: Path, tmp_path: Path) -> None:
+    settings = tiny_settings(
+        network__backbone={"kind": "efficientnet_lite", "variant": "lite0"},
+        network__start="imagenet",
+        network__frozen_stages=2,
+        stages=[{"epochs": 1, "size": 32}],
+    )
+    start = load_compact().state_dict()
+    trained = run(data, tmp_path, settings)
+    trained.train()
+    found = trained.network.backbone.encoder.state_dict()
+    is_frozen = {name: name.startswith(("stem.", "stages.0.", "stages.1.")) for name in found}
+    assert {name for name in found if torch.equal(found[name], start[name])} == {
+        name for name, frozen in is_frozen.items() if frozen
+    }
 
 
 def test_the_average_moves_by_its_decay_and_takes_statistics_along() -> None:

@@ -27,7 +27,7 @@ def test_settings_survive_the_checkpoint() -> None:
 def test_the_digest_sees_every_value() -> None:
     digests = {
         tiny_settings(**change).digest()
-        for change in ({}, {"seed": 2}, {"augment__gamma": 1.3}, {"network__taps": [0]})
+        for change in ({}, {"seed": 2}, {"augment__gamma": 1.3}, {"network__backbone__taps": [0]})
     }
     assert len(digests) == 4
 
@@ -39,10 +39,15 @@ def test_the_digest_sees_every_value() -> None:
         ({"seed": ...}, "seed"),
         ({"seed": "1"}, "seed"),
         ({"seed": True}, "seed"),
-        ({"network__dim": 16.0}, "dim"),
-        ({"network__dim": 15}, "network"),
-        ({"network__taps": [3]}, "network"),
-        ({"network__taps": 3}, "taps"),
+        ({"network__backbone__encoder__dim": 16.0}, "dim"),
+        ({"network__backbone__encoder__dim": 15}, "encoder"),
+        ({"network__backbone__taps": [3]}, "backbone"),
+        ({"network__backbone__taps": 3}, "taps"),
+        ({"network__backbone__kind": "resnet"}, "kind"),
+        ({"network__backbone": {"kind": "efficientnet_lite", "variant": "b7"}}, "b7"),
+        ({"network__start": "imagenet"}, "ImageNet"),
+        ({"network__start": "elsewhere"}, "start"),
+        ({"network__frozen_stages": 1}, "frozen"),
         ({"data__train_fraction": 0.9}, "fractions"),
         ({"data__label_map": {}}, "label_map"),
         ({"data__label_map": []}, "label_map"),

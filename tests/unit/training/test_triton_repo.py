@@ -1,5 +1,6 @@
 """The shipped model: its files agree, load, and answer sensibly."""
 
+import json
 import os
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from models.architectures.diagnosis import ServedDiagnosis
-from models.manifest import Manifest
+from models.diagnosis import DiagnosisManifest as Manifest
 from models.preprocessing import INPUT_SIZE, INTERPOLATION, MEAN, STD, prepare_image
 from models.segmentation import find_lesion
+from models.weights import digest_of
+from training.cards import model_card
 from training.evaluate import load_model
-from training.export import triton_config
+from training.export import live_number
 
 REPOSITORY = Path(__file__).resolve().parents[3] / "triton_repo"
 MODELS = sorted(path.parent.name for path in REPOSITORY.glob("*/config.pbtxt"))
@@ -45,15 +48,21 @@ def test_there_is_a_model() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_configuration_is_the_generated_one(name: str) -> None:
+def test_manifest_configuration_and_weights_agree(name: str) -> None:
     folder = REPOSITORY / name
-    manifest = Manifest.from_json((folder / "manifest.json").read_bytes())
-    assert manifest.name == name
-    assert (folder / "manifest.json").read_text(encoding="utf-8") == manifest.to_json()
-    text = (folder / "config.pbtxt").read_text(encoding="utf-8")
-    assert text == triton_config(manifest)
-    config = text_format.Parse(text, model_config_pb2.ModelConfig())
-    assert config.parameters["manifest"].string_value == manifest.to_json()
+    number = live_number(folder)
+    for file in ("manifest.json", "config.pbtxt"):
+        assert (folder / file).read_bytes() == (folder / str(number) / file).read_bytes()
+    text = (folder / "manifest.json").read_text(encoding="utf-8")
+    config = text_format.Parse(
+        (folder / "config.pbtxt").read_text(encoding="utf-8"), model_config_pb2.ModelConfig()
+    )
+    assert config.name == name == json.loads(text)["name"]
+    assert list(config.version_policy.specific.versions) == [number]
+    assert config.parameters["manifest"].string_value == text
+    weights = (folder / str(number) / "weights.safetensors").read_bytes()
+    assert config.parameters["digest"].string_value == digest_of(weights)
+    assert json.loads(text)["digest"] == digest_of(weights)
 
 
 def test_the_repository_stays_small() -> None:
@@ -93,7 +102,7 @@ def test_answers_are_finite_and_differ_between_images(
     red = lesion_image((200, 40, 50), (250, 200))
     out = answer(served, brown, red)
     assert out.logits.shape == (2, len(manifest.labels))
-    for tensor in (out.logits, out.embedding, out.ood_score):
+    for tensor in (out.logits, out.embedding, out.context, out.ood_score):
         assert torch.isfinite(tensor).all()
     assert (out.logits[0] - out.logits[1]).abs().max() > 0.1
 
@@ -123,12 +132,11 @@ def test_noise_is_farther_from_the_training_data_than_a_lesion(
     assert scores[0] > scores[1]
 
 
-def test_the_model_card_quotes_the_manifest(shipped: tuple[ServedDiagnosis, Manifest]) -> None:
-    manifest = shipped[1]
-    card = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert manifest.digest in card
-    assert f"`diagnosis` {manifest.version}" in card
-    for figure in manifest.figures:
-        interval = f"{figure.low:.3f} to {figure.high:.3f}"
-        assert f"| {figure.metric} | {figure.value:.3f} | {interval} |" in card
-        assert figure.command in card
+@pytest.mark.parametrize("name", MODELS)
+def test_the_card_is_that_of_the_manifest(name: str) -> None:
+    manifest = json.loads((REPOSITORY / name / "manifest.json").read_text(encoding="utf-8"))
+    card = (REPOSITORY / name / "CARD.md").read_text(encoding="utf-8")
+    assert card == model_card(manifest)
+    for figure in manifest["figures"]:
+        assert f"| {figure['value']:.3f} |" in card
+        assert figure["command"] in card

@@ -23,7 +23,9 @@ from gateway.store.values import (
     NewObject,
     PriorReport,
 )
-from models.manifest import ArchitectureSpec, InputSpec, Manifest
+from models.diagnosis import ArchitectureSpec, DiagnosisManifest
+from models.manifest import InputSpec
+from models.shapes import EfficientNetLiteShape
 from tests.unit.workers.instance_builder import instance
 from workers.errors import Undecodable
 from workers.ports import Scalar, ServedModel, Tensors, WrittenFile
@@ -42,8 +44,8 @@ LABELS = {
 STUDY_UID = "1.2.826.0.1.3680043.10.511.9.2"
 
 
-def manifest(digest: str = DIGEST) -> Manifest:
-    return Manifest(
+def manifest(digest: str = DIGEST) -> DiagnosisManifest:
+    return DiagnosisManifest(
         name="diagnosis",
         version="1.2.3",
         digest=digest,
@@ -57,15 +59,7 @@ def manifest(digest: str = DIGEST) -> Manifest:
             framing="whole image",
         ),
         architecture=ArchitectureSpec(
-            dim=64,
-            depth=4,
-            heads=4,
-            mlp_ratio=4,
-            patch_size=16,
-            prior_width=16,
-            decoder_width=16,
-            taps=(1, 2),
-            flips=False,
+            backbone=EfficientNetLiteShape(), decoder_width=16, flips=False
         ),
         temperature=1.0,
         lesion_threshold=0.5,
@@ -80,6 +74,7 @@ def manifest(digest: str = DIGEST) -> Manifest:
         training_command="none",
         git_commit="0" * 40,
         created="2026-01-02",
+        evidence_level="none",
         evidence="No evidence: made for tests.",
         figures=(),
     )

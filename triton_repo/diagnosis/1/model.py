@@ -1,79 +1,43 @@
-"""Triton's Python backend for the diagnosis model.
+"""Triton's Python backend for the diagnosis model; the network itself lives in ``models``."""
 
-Loads the weights beside it, refuses them unless their digest is the manifest's, and answers all
-requests of one call in one forward pass. The network itself lives in ``models``.
-"""
-
-import json
-import os
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 import triton_python_backend_utils as pb_utils
-from torch.utils.dlpack import to_dlpack
+from torch import Tensor
 
-from models.manifest import Manifest
+from models.diagnosis import DiagnosisManifest
+from models.serving import PythonBackend
 from models.weights import load_served_diagnosis
 
-MAX_CPU_THREADS = 4  # beyond this a compact network gains nothing
 
-
-def _cpu_threads() -> int:
-    """Half the cores: one forward pass split over cores that others keep busy waits for the last.
-
-    On two cores under full load one thread answered in 0.2 to 0.4 s, two threads in 2 to 3 s.
-    """
-    return max(1, min(MAX_CPU_THREADS, len(os.sched_getaffinity(0)) // 2))
-
-
-class TritonPythonModel:
+class TritonPythonModel(PythonBackend):
     """The diagnosis model as Triton calls it."""
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Load the weights and warm up; an exception here keeps the model unavailable."""
-        config = json.loads(args["model_config"])
-        manifest = Manifest.from_json(config["parameters"]["manifest"]["string_value"])
-        folder = Path(args["model_repository"]) / args["model_version"]
-        weights = (folder / "weights.safetensors").read_bytes()
-        is_gpu = args["model_instance_kind"] == "GPU" and torch.cuda.is_available()
-        self._device = torch.device(f"cuda:{args['model_instance_device_id']}" if is_gpu else "cpu")
-        if not is_gpu:
-            torch.set_num_threads(_cpu_threads())
-        self._network = load_served_diagnosis(weights, manifest).to(
-            self._device, memory_format=torch.channels_last
+    pb_utils = pb_utils
+    INPUTS = ("IMAGE",)
+
+    def load(self, manifest: str, weights: bytes) -> None:
+        """Build the network; an exception keeps the model unavailable."""
+        parsed = DiagnosisManifest.from_json(manifest)
+        self._size = parsed.input.size
+        self._network = load_served_diagnosis(weights, parsed).to(
+            self.device, memory_format=torch.channels_last
         )
-        size = manifest.input.size
-        for count in (1, 1, int(config["max_batch_size"]) if is_gpu else 2):
-            self._answer(torch.zeros((count, size, size, 3), dtype=torch.uint8))
 
-    @torch.inference_mode()
-    def _answer(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        with torch.autocast(self._device.type, torch.bfloat16, self._device.type == "cuda"):
-            output = self._network(images.to(self._device))
+    def warm_up(self) -> None:
+        """Answer the smallest and, on a GPU, the largest batch."""
+        for count in (1, 1, self.max_batch_size if self.device.type == "cuda" else 2):
+            images = torch.zeros((count, self._size, self._size, 3), dtype=torch.uint8)
+            self._run({"IMAGE": images})
+
+    def answer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Answer a batch of (B, S, S, 3) uint8 images."""
+        with torch.autocast(self.device.type, torch.bfloat16, self.device.type == "cuda"):
+            output = self._network(inputs["IMAGE"])
         return {
-            "LOGITS": output.logits.cpu(),
-            "EMBEDDING": output.embedding.cpu(),
-            "OOD_SCORE": output.ood_score.cpu(),
-            "LESION_PROB": output.lesion_prob.cpu(),
+            "LOGITS": output.logits,
+            "EMBEDDING": output.embedding,
+            "OOD_SCORE": output.ood_score,
+            "LESION_PROB": output.lesion_prob,
         }
-
-    def execute(self, requests: list) -> list:
-        """Answer all requests with one forward pass."""
-        # DLPack, not numpy: Triton's stub before 24.06 misreads arrays of numpy 2 and sends
-        # empty outputs.
-        images = [
-            torch.from_dlpack(pb_utils.get_input_tensor_by_name(request, "IMAGE").to_dlpack())
-            for request in requests
-        ]
-        answers = self._answer(torch.cat(images))
-        responses, start = [], 0
-        for image in images:
-            end = start + len(image)
-            # A copy: each response owns its memory, whole and contiguous.
-            parts = {name: answer[start:end].clone() for name, answer in answers.items()}
-            tensors = [
-                pb_utils.Tensor.from_dlpack(name, to_dlpack(part)) for name, part in parts.items()
-            ]
-            responses.append(pb_utils.InferenceResponse(output_tensors=tensors))
-            start = end
-        return responses

@@ -1,0 +1,1 @@
+"""One class for each model of the repository: what its ``model.py`` runs inside Triton."""

@@ -1,0 +1,1 @@
+"""Evaluation of served models: cohorts, answers, figures and the page."""

@@ -1,0 +1,53 @@
+"""Reading a finished run back, for its export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from models.strict import StrictError, build
+from training.errors import RunError
+from training.runs import SETTINGS, RunFolder
+
+T = TypeVar("T")
+
+
+def read_finished(
+    run: Path, recipe: str, kind: type[T], results: str
+) -> tuple[T, dict[str, Any], dict[str, Any]]:
+    """Settings, results and checkpoint of a finished run.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    recipe
+        Recipe that it must be of.
+    kind
+        Dataclass of its settings.
+    results
+        File that the recipe writes at its end.
+
+    Raises
+    ------
+    RunError
+        If the run is of another recipe, is not finished or cannot be read.
+    """
+    try:
+        content = json.loads((run / SETTINGS).read_text("utf-8"))
+        figures = json.loads((run / results).read_text("utf-8"))
+    except FileNotFoundError as exc:
+        raise RunError(f"{run} holds no finished run: {Path(str(exc.filename)).name}") from exc
+    except (OSError, ValueError) as exc:
+        raise RunError(f"{run} cannot be read") from exc
+    if content.get("recipe") != recipe:
+        raise RunError(f"{run} is a run of {content.get('recipe')}, not of {recipe}")
+    try:
+        settings = build(kind, content["settings"], "settings")
+    except (StrictError, KeyError) as exc:
+        raise RunError(f"{run}: {exc}") from exc
+    state = RunFolder(run, recipe=recipe, settings=settings).load()
+    if state is None:
+        raise RunError(f"{run} holds no checkpoint")
+    return settings, figures, state

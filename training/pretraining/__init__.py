@@ -1,0 +1,1 @@
+"""Parts of the ``pretrain`` recipe: settings, image stream, processes, monitoring, its page."""
