@@ -11,7 +11,7 @@ import math
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata  # type: ignore[import-untyped]
+from scipy.stats import rankdata
 
 from models.slide import TileGrid, check_scores
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize  # type: ignore[import-untyped]
-from scipy.special import log_softmax, softmax  # type: ignore[import-untyped]
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
 
 TEMPERATURE_RANGE = (0.05, 20.0)  # outside it the logits are meaningless, not miscalibrated
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2, norm  # type: ignore[import-untyped]
+from scipy.stats import chi2, norm
 
 Z_95 = float(norm.ppf(0.975))
 

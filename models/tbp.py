@@ -203,7 +203,7 @@ def _distances(
     products = np.einsum("ij,ij->i", points, means)
     # A feature of length 0 has no direction: it is as far as can be from all that have one.
     cosines = np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
-    return 1 - cosines
+    return np.asarray(1 - cosines)
 
 
 @dataclass(frozen=True, kw_only=True)

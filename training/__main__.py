@@ -27,6 +27,7 @@ COMMANDS = {
     "robustness": "training.recipes.robustness",
     "evaluate": "training.evaluate",
     "export": "training.repository:EXPORT",
+    "figures": "training.repository:FIGURES",
     "promote": "training.repository:PROMOTE",
     "shadow": "training.repository:SHADOW",
     "rollback": "training.repository:ROLLBACK",

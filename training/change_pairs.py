@@ -226,7 +226,7 @@ def encode_pairs(
             write_atomically(kept, buffer.getvalue())
         report("preparing and encoding pairs", start + len(part), len(cohort.pairs))
     whole = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    return PairFeatures(**whole)  # type: ignore[arg-type]
+    return PairFeatures(**whole)
 
 
 def _block_digest(pairs: Sequence[Pair], settings: PreparationSettings, embedder: Embedder) -> str:

@@ -16,6 +16,14 @@ from models.preprocessing import INPUT_SIZE, prepare_image
 from training.errors import CohortError, LeakageError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+# What Pillow raises on broken files; SyntaxError is its word for a broken PNG.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+)
 MASK_THRESHOLD = 128  # masks are 0/255 or 0/1-bit PNGs; resampled ones have values between
 
 
@@ -195,7 +203,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as picture:
             return np.array(picture.convert("RGB"))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as exc:
+    except _UNREADABLE as exc:
         raise CohortError(f"{path.name}: cannot be decoded") from exc
 
 
@@ -210,7 +218,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as picture:
             grey = np.array(picture.convert("L"))
-    except (OSError, UnidentifiedImageError) as exc:
+    except _UNREADABLE as exc:
         raise CohortError(f"{path.name}: cannot be decoded") from exc
     return np.where(grey >= min(MASK_THRESHOLD, max(1, int(grey.max()))), 255, 0).astype(np.uint8)
 

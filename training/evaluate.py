@@ -1,264 +1,282 @@
-"""Evaluation of a model folder on a cohort, with 95 % intervals that respect groups.
+"""Evaluation of a model of the repository on a cohort: the command, and what it is made of.
 
 Nothing is fitted here: temperature and thresholds are those of the manifest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import argparse
+import dataclasses
+import json
+import math
+import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from models.architectures.diagnosis import ServedDiagnosis
-from models.calibration import brier_score, calibrate, expected_calibration_error
 from models.diagnosis import DiagnosisManifest
-from models.manifest import HeldOutFigure
-from models.metrics import (
-    Figure,
-    balanced_accuracy,
-    binary_auroc,
-    bootstrap,
-    dice,
-    jaccard,
-    macro_auroc,
+from training.cohorts import Cohort
+from training.errors import CohortError, SettingsError
+from training.evaluation.analyses import (
+    THRESHOLDS,
+    Comparison,
+    compare,
+    measure_conformal,
+    measure_net_benefit,
+    measure_referral,
+    measure_subgroups,
 )
-from models.preprocessing import prepare_image, restore_lesion_mask
-from models.segmentation import largest_part
-from models.weights import load_served_diagnosis
-from training.cohorts import Cohort, find_file, read_image, read_mask
-from training.errors import CohortError, RunError
+from training.evaluation.answers import Answers, answer_cohort, load_model
+from training.evaluation.cohort import (
+    Columns,
+    EvaluationCohort,
+    compare_pixels,
+    read_cohort,
+    scan_folders,
+)
+from training.evaluation.measures import SHORT_NAMES, Judged, group_names, judge, measure
+from training.evaluation.page import Evaluation, write_page
+from training.recipes.diagnosis import read_splits
+from training.runs import Progress, device, write_atomically
+from training.settings import read_settings
 
-BATCH_SIZE = 32
-MELANOMA = "MEL"
+__all__ = ["SUMMARY", "Answers", "add_arguments", "answer_cohort", "load_model", "measure", "run"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What the served model says of a cohort, one entry an image."""
-
-    logits: NDArray[np.float32]
-    """(B, C) uncalibrated."""
-    embedding: NDArray[np.float32]
-    """(B, E)"""
-    context: NDArray[np.float32]
-    """(B, K) what the distance to the training data is measured on."""
-    ood_score: NDArray[np.float32]
-    """(B,)"""
-    jaccard: NDArray[np.float64]
-    """(B,) overlap with the true mask at native size; nan where there is no mask."""
-    dice: NDArray[np.float64]
-    """(B,) likewise."""
+SUMMARY = "measure a model of the repository on a cohort"
 
 
-def load_model(folder: Path) -> tuple[ServedDiagnosis, DiagnosisManifest]:
-    """Load manifest and weights of a model folder such as ``triton_repo/diagnosis``.
-
-    Raises
-    ------
-    RunError
-        If a file is missing.
-    ModelError
-        If manifest and weights do not agree.
-    """
-    try:
-        manifest = DiagnosisManifest.from_json((folder / "manifest.json").read_bytes())
-        weights = (folder / "1" / "weights.safetensors").read_bytes()
-    except OSError as exc:
-        raise RunError(f"{folder} holds no exported model") from exc
-    return load_served_diagnosis(weights, manifest), manifest
-
-
-@torch.inference_mode()
-def answer_cohort(
-    served: ServedDiagnosis,
-    cohort: Cohort,
-    *,
-    lesion_threshold: float,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Answers:
-    """Run the served model over a cohort, image by image from disk.
-
-    Raises
-    ------
-    CohortError
-        If an image is missing or cannot be decoded, or a mask has another shape than its image.
-    """
-    parts: list[list[NDArray[np.generic]]] = []
-    overlaps: list[tuple[float, float]] = []
-    device = served.ood_means.device
-    for start in range(0, len(cohort.rows), BATCH_SIZE):
-        images = [_read(cohort, row.image_id) for row in cohort.rows[start : start + BATCH_SIZE]]
-        batch = torch.from_numpy(np.stack([prepare_image(image) for image in images]))
-        out = served(batch.to(device))
-        fields = (out.logits, out.embedding, out.context, out.ood_score.squeeze(1))
-        parts.append([field.cpu().numpy() for field in fields])
-        for offset, image in enumerate(images):
-            found = out.lesion_prob[offset].cpu().numpy()
-            shape = (image.shape[0], image.shape[1])
-            truth = _read_truth(cohort, cohort.rows[start + offset].image_id, shape)
-            overlaps.append(_overlap(found, truth, lesion_threshold))
-        progress(start + len(images), len(cohort.rows))
-    logits, embedding, context, ood_score = (
-        np.concatenate(part) for part in zip(*parts, strict=True)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument(
+        "--model",
+        choices=["diagnosis", "segmentation"],
+        default="diagnosis",
+        help="segmentation: only the outlines of the diagnosis model",
     )
-    return Answers(
-        logits=logits.astype(np.float32),
-        embedding=embedding.astype(np.float32),
-        context=context.astype(np.float32),
-        ood_score=ood_score.astype(np.float32),
-        jaccard=np.array([pair[0] for pair in overlaps]),
-        dice=np.array([pair[1] for pair in overlaps]),
+    parser.add_argument("--repository", type=Path, default=Path("triton_repo"))
+    parser.add_argument("--against", type=Path, help="repository with a model to compare with")
+    parser.add_argument("--permutations", type=int, default=1000, help="of the comparison")
+    parser.add_argument("--name", default="", help="name of the cohort in the figures")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--report", type=Path, help="where to write a page with plots and examples")
+    parser.add_argument("--training-hashes", type=Path, help="pixel hashes of images trained on")
+    parser.add_argument("--write-hashes", type=Path, help="where to write those of this cohort")
+    split = parser.add_argument_group("the test split of a training configuration")
+    split.add_argument("--config", type=Path)
+    split.add_argument("--data", type=Path)
+    cohort = parser.add_argument_group("any other cohort")
+    cohort.add_argument("--images", type=Path)
+    cohort.add_argument("--table", type=Path)
+    cohort.add_argument("--label-folders", action="store_true", help="no table: folders are labels")
+    cohort.add_argument("--masks", type=Path)
+    cohort.add_argument("--image-column", default="image_id")
+    cohort.add_argument("--label-column", help="leave out when only outlines are measured")
+    cohort.add_argument("--group-column", help="lesion or patient; default: every image alone")
+    cohort.add_argument("--label-map", type=_label_map, help="nevus=NV,melanoma=MEL")
+    cohort.add_argument("--split-column", help="refused when a group is in two splits")
+    cohort.add_argument("--split", help="value of the split column to measure")
+    cohort.add_argument(
+        "--subgroup-column", action="append", default=[], help="age, sex, ...; may be repeated"
     )
 
 
-def _read(cohort: Cohort, image_id: str) -> NDArray[np.uint8]:
-    path = find_file(cohort.images, image_id)
-    if path is None:
-        raise CohortError(f"{image_id}: no image in {cohort.images}")
-    return read_image(path)
+def _label_map(text: str) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    if not all(before and sign and after for before, sign, after in pairs):
+        raise argparse.ArgumentTypeError("expected value=LABEL,value=LABEL")
+    return {before: after for before, _, after in pairs}
 
 
-def _read_truth(cohort: Cohort, image_id: str, shape: tuple[int, int]) -> NDArray[np.bool_] | None:
-    path = find_file(cohort.masks, image_id) if cohort.masks else None
-    if path is None:
-        return None
-    truth = read_mask(path) > 0
-    if truth.shape != shape:
-        raise CohortError(f"{image_id}: mask {truth.shape} does not fit image {shape}")
-    return truth
-
-
-def _overlap(
-    lesion_prob: NDArray[np.uint8], truth: NDArray[np.bool_] | None, threshold: float
-) -> tuple[float, float]:
-    """Jaccard and Dice of what a report would show; nan without a true mask."""
-    if truth is None:
-        return float("nan"), float("nan")
-    height, width = truth.shape
-    found = restore_lesion_mask(lesion_prob, (height, width), threshold)
-    part = largest_part(found)
-    part = found if part is None else part
-    return jaccard(part, truth), dice(part, truth)
-
-
-def measure(
-    answers: Answers, cohort: Cohort, manifest: DiagnosisManifest, *, data: str, command: str
-) -> tuple[HeldOutFigure, ...]:
-    """All figures that the cohort allows.
-
-    Parameters
-    ----------
-    data
-        Name of the cohort, copied into each figure.
-    command
-        Command that repeats the figures, copied into each.
-
-    Returns
-    -------
-    tuple of HeldOutFigure
-        Classification figures when the rows have labels, outline figures where masks exist.
-
-    Raises
-    ------
-    CohortError
-        If a row's label is not one of the model's.
-    """
-    groups = np.array([row.group_id for row in cohort.rows])
-    figures = []
-    if any(row.label for row in cohort.rows):
-        for metric, statistic in _label_statistics(answers, cohort, manifest):
-            figures.append((metric, groups, bootstrap(statistic, groups)))
-    known = np.isfinite(answers.jaccard)
-    for metric, values in (("Jaccard of the lesion", answers.jaccard), ("Dice", answers.dice)):
-        if known.any():
-            figures.append(
-                (metric, groups[known], bootstrap(_mean_of(values[known]), groups[known]))
-            )
-    is_ood = (answers.ood_score > manifest.ood_threshold).astype(np.float64)
-    figures.append(
-        ("share called out of distribution", groups, bootstrap(_mean_of(is_ood), groups))
+def run(options: argparse.Namespace, report: Progress) -> None:
+    """Measure, print the figures, and write the files that were asked for."""
+    served, manifest = load_model(options.repository / "diagnosis")
+    served = served.to(device())
+    # Whatever can fail fails before hours of work.
+    other = load_model(options.against / "diagnosis") if options.against else None
+    known_hashes = _read_hashes(options.training_hashes)
+    read = _read(options)
+    answers = answer_cohort(
+        served,
+        read.cohort,
+        lesion_threshold=manifest.lesion_threshold,
+        progress=lambda done, total: report("images", done, total),
     )
-    return tuple(_held_out(*figure, data=data, command=command) for figure in figures)
-
-
-def _mean_of(values: NDArray[np.float64]) -> Callable[[NDArray[np.intp]], float]:
-    return lambda sample: float(values[sample].mean()) if len(sample) else float("nan")
-
-
-def _held_out(
-    metric: str, groups: NDArray[np.str_], figure: Figure, *, data: str, command: str
-) -> HeldOutFigure:
-    is_known = bool(np.isfinite(figure.low))
-    return HeldOutFigure(
-        metric=metric,
+    read, answers = compare_pixels(read, answers, known_hashes)
+    has_labels = options.model == "diagnosis" and any(row.label for row in read.cohort.rows)
+    if options.model == "segmentation" and not np.isfinite(answers.jaccard).any():
+        raise CohortError("no image has a mask: give --masks")
+    judged = judge(answers, read.cohort, manifest) if has_labels else None
+    groups = group_names(read.cohort)
+    data = options.name or read.cohort.images.parent.name or read.cohort.images.name
+    figures = measure(
+        answers,
+        read.cohort,
+        manifest,
         data=data,
-        value=round(figure.value, 4),
-        low=round(figure.low, 4) if is_known else None,
-        high=round(figure.high, 4) if is_known else None,
-        n=figure.n,
-        groups=len(np.unique(groups)),
-        command=command,
+        command=f"python -m training {shlex.join(sys.argv[1:])}",
+    )
+    found = Evaluation(
+        manifest=manifest,
+        data=data,
+        read=read,
+        answers=answers,
+        judged=judged,
+        figures=figures,
+        subgroups=measure_subgroups(
+            options.subgroup_column,
+            read.attributes,
+            groups,
+            judged=judged,
+            jaccard=answers.jaccard,
+        ),
+        comparisons=_compare(other, options.permutations, read.cohort, answers, judged, report)
+        if other
+        else [],
+        conformal=measure_conformal(judged, groups) if judged else [],
+        referral=measure_referral(judged, groups) if judged else [],
+    )
+    _print(found)
+    if options.json:
+        write_atomically(options.json, (json.dumps(describe(found), indent=2) + "\n").encode())
+    if options.write_hashes:
+        lines = "\n".join(sorted(set(answers.pixel_hash.tolist())))
+        write_atomically(options.write_hashes, f"{lines}\n".encode())
+    if options.report:
+        report("page", 0, 1)
+        write_page(options.report, found, served)
+        report("page", 1, 1)
+
+
+def _read(options: argparse.Namespace) -> EvaluationCohort:
+    if options.config and options.data and not options.images:
+        if options.subgroup_column:
+            raise SettingsError("--subgroup-column needs --images and --table")
+        cohort = read_splits(read_settings(options.config), options.data).test
+        if options.model == "segmentation":
+            rows = tuple(dataclasses.replace(row, label="") for row in cohort.rows)
+            cohort = dataclasses.replace(cohort, rows=rows)
+        return EvaluationCohort(cohort=cohort, attributes=({},) * len(cohort.rows))
+    label_map = options.label_map if options.model == "diagnosis" else None
+    if options.images and options.label_folders:
+        return scan_folders(options.images, masks=options.masks, label_map=label_map)
+    if not options.images or not options.table:
+        raise SettingsError("give --images and --table, or --config and --data")
+    columns = Columns(
+        image=options.image_column,
+        label=options.label_column if options.model == "diagnosis" else None,
+        group=options.group_column,
+        split=options.split_column,
+        subgroups=tuple(options.subgroup_column),
+    )
+    return read_cohort(
+        options.images,
+        options.table,
+        columns,
+        masks=options.masks,
+        label_map=label_map if columns.label else None,
+        split=options.split,
     )
 
 
-def _label_statistics(
-    answers: Answers, cohort: Cohort, manifest: DiagnosisManifest
-) -> Sequence[tuple[str, Callable[[NDArray[np.intp]], float]]]:
-    """Name and statistic of each classification figure that the labels allow."""
-    names = list(manifest.labels)
-    unknown = {row.label for row in cohort.rows} - set(names)
-    if unknown:
-        raise CohortError(f"the model has no label {sorted(unknown)}; map or leave them out")
-    labels = np.array([names.index(row.label) for row in cohort.rows], np.int64)
-    probabilities = calibrate(answers.logits, manifest.temperature)
-    columns = [names.index(label) for label in manifest.malignant_labels]
-    is_malignant = np.isin(labels, columns)
-    malignancy = probabilities[:, columns].sum(axis=1)
-    is_called = malignancy >= manifest.operating_point
+def _read_hashes(path: Path | None) -> set[str]:
+    if path is None:
+        return set()
+    try:
+        hashes = set(path.read_text("utf-8").split())
+    except (OSError, UnicodeDecodeError) as exc:
+        raise CohortError(f"{path} cannot be read") from exc
+    if not hashes or any(len(text) != 64 for text in hashes):
+        raise CohortError(f"{path} is no list of SHA-256 values (see --write-hashes)")
+    return hashes
 
-    def of_melanoma(sample: NDArray[np.intp]) -> float:
-        column = names.index(MELANOMA)
-        return binary_auroc(labels[sample] == column, probabilities[sample, column])
 
-    def recall(truth: NDArray[np.bool_], called: NDArray[np.bool_]) -> float:
-        return float(called[truth].mean()) if truth.any() else float("nan")
+def _compare(
+    other: tuple[ServedDiagnosis, DiagnosisManifest],
+    permutations: int,
+    cohort: Cohort,
+    answers: Answers,
+    judged: Judged | None,
+    report: Progress,
+) -> list[Comparison]:
+    served, manifest = other
+    theirs = answer_cohort(
+        served.to(device()),
+        cohort,
+        lesion_threshold=manifest.lesion_threshold,
+        progress=lambda done, total: report("images, other model", done, total),
+    )
+    return compare(
+        judged,
+        judge(theirs, cohort, manifest) if judged else None,
+        jaccard=answers.jaccard,
+        other_jaccard=theirs.jaccard,
+        groups=group_names(cohort),
+        replicates=permutations,
+    )
 
-    statistics: list[tuple[str, Callable[[NDArray[np.intp]], float]]] = [
-        (
-            "macro one-versus-rest AUROC",
-            lambda sample: macro_auroc(labels[sample], probabilities[sample]),
-        ),
-        (
-            "malignant AUROC",
-            lambda sample: binary_auroc(is_malignant[sample], malignancy[sample]),
-        ),
-        (
-            "balanced accuracy",
-            lambda sample: balanced_accuracy(labels[sample], probabilities[sample]),
-        ),
-        (
-            "accuracy",
-            lambda sample: float((probabilities[sample].argmax(1) == labels[sample]).mean()),
-        ),
-        (
-            "expected calibration error (15 equal-width bins)",
-            lambda sample: expected_calibration_error(probabilities[sample], labels[sample]),
-        ),
-        ("Brier score", lambda sample: brier_score(probabilities[sample], labels[sample])),
-        (
-            "sensitivity for malignant at the operating point",
-            lambda sample: recall(is_malignant[sample], is_called[sample]),
-        ),
-        (
-            "specificity for malignant at the operating point",
-            lambda sample: recall(~is_malignant[sample], ~is_called[sample]),
-        ),
-    ]
-    if MELANOMA in names:
-        statistics.insert(1, ("melanoma AUROC", of_melanoma))
-    everything = np.arange(len(labels))
-    return [(name, of) for name, of in statistics if np.isfinite(of(everything))]
+
+def _print(found: Evaluation) -> None:
+    for remark in found.read.remarks:
+        print(f"NOTE: {remark}")
+    for figure in found.figures:
+        interval = "" if figure.low is None else f" ({figure.low:.4f} to {figure.high:.4f})"
+        print(f"{figure.metric}: {figure.value:.4f}{interval}, n={figure.n}")
+    for line in found.comparisons:
+        print(f"{line.metric}: {line.value:.4f} against {line.against:.4f}, p={line.p_value:.4f}")
+
+
+def describe(found: Evaluation) -> dict[str, Any]:
+    """Everything that was found, as plain values for the JSON file.
+
+    ``figures`` can be copied into a manifest; ``summary`` holds the same by short names.
+    """
+    manifest, groups = found.manifest, group_names(found.read.cohort)
+    content: dict[str, Any] = {
+        "model": manifest.name,
+        "version": manifest.version,
+        "digest": manifest.digest,
+        "evidence_level": manifest.evidence_level,
+        "data": found.data,
+        "n": len(groups),
+        "groups": len(np.unique(groups)),
+        "figures": [dataclasses.asdict(figure) for figure in found.figures],
+        "summary": {
+            SHORT_NAMES[x.metric]: {
+                "value": x.value,
+                "low": x.low,
+                "high": x.high,
+                "n": x.n,
+                "groups": x.groups,
+            }
+            for x in found.figures
+        },
+        "remarks": list(found.read.remarks),
+        "label_conflicts": [dataclasses.asdict(conflict) for conflict in found.read.conflicts],
+        "subgroups": [dataclasses.asdict(subgroup) for subgroup in found.subgroups],
+        "comparisons": [dataclasses.asdict(line) for line in found.comparisons],
+        "conformal": [dataclasses.asdict(line) for line in found.conformal],
+        "referral": [dataclasses.asdict(line) for line in found.referral],
+    }
+    if found.judged is not None and found.judged.is_malignant.any():
+        value, low, high = measure_net_benefit(found.judged, groups)
+        content["decision_curve"] = {
+            "positive": "malignant",
+            "threshold": THRESHOLDS.round(4).tolist(),
+            "net_benefit": value.round(6).tolist(),
+            "low": low.round(6).tolist(),
+            "high": high.round(6).tolist(),
+        }
+    plain: dict[str, Any] = _plain(content)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no nan: what is undefined becomes null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

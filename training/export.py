@@ -13,6 +13,7 @@ before; ``shadow`` puts a version beside the live one under the name ``<model>_s
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from models.manifest import Manifest
+from models.manifest import HeldOutFigure, Manifest
 from models.weights import digest_of
 from training.cards import model_card
 from training.errors import RunError
@@ -203,6 +204,32 @@ def export_model(
     if not numbers:
         promote(folder, number)
     return number
+
+
+def add_figures(folder: Path, number: int, figures: Sequence[HeldOutFigure]) -> None:
+    """Add figures measured elsewhere, with the exported weights, to a version's manifest.
+
+    A figure of the same metric on the same data is replaced.
+
+    Raises
+    ------
+    RunError
+        If the version is incomplete.
+    """
+    _check_version(folder, number)
+    version = folder / str(number)
+    before = (version / MANIFEST).read_text("utf-8")
+    content = json.loads(before)
+    new = {(figure.metric, figure.data): dataclasses.asdict(figure) for figure in figures}
+    known = {(figure["metric"], figure["data"]): figure for figure in content["figures"]}
+    content["figures"] = list((known | new).values())
+    after = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    config = (version / CONFIG).read_text("utf-8")
+    changed = config.replace(_parameter("manifest", before), _parameter("manifest", after))
+    write_atomically(version / MANIFEST, after.encode())
+    write_atomically(version / CONFIG, changed.encode())
+    if live_number(folder) == number:
+        _put_in_service(folder, number, _promotions(folder))
 
 
 def _is_same(version: Path, manifest: Manifest) -> bool:

@@ -22,6 +22,7 @@ from training.errors import RunError
 from training.runs import write_atomically
 
 _RECORD = 64 + 1 + 8 + 1  # digest, space, checksum, newline
+_TOLERANCE = 1e-3  # of the largest number: processors and GPUs round differently
 _CHECK_ROWS = 4096  # rows whose checksums are compared at a time
 
 
@@ -40,6 +41,9 @@ class FeatureStore:
         Short name of the framing.
     preparation
         Everything else that decides what the encoder is fed; kept beside the rows and compared.
+    check
+        (D,) the encoder's answer to a fixed image: the same weights in a changed network would
+        give other rows, and no digest tells.
 
     Raises
     ------
@@ -56,6 +60,7 @@ class FeatureStore:
         dim: int,
         framing: str,
         preparation: Mapping[str, object],
+        check: NDArray[np.float32],
     ) -> None:
         self.dim = dim
         self.folder = cache / f"{backbone[:16]}-{framing}"
@@ -65,6 +70,7 @@ class FeatureStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._take_lock(self._open("lock"))
             self._check_header(header)
+            self._check_encoder(check)
             self._rows, self._index = self._open("rows.f32"), self._open("index.txt")
             self.places = self._recover()
         except OSError as exc:
@@ -87,6 +93,19 @@ class FeatureStore:
             write_atomically(path, text.encode())
         elif path.read_text(encoding="utf-8") != text:
             raise RunError(f"{self.folder} holds features of another encoder or framing")
+
+    def _check_encoder(self, check: NDArray[np.float32]) -> None:
+        path = self.folder / "check.f32"
+        if not path.exists():
+            write_atomically(path, np.ascontiguousarray(check, "<f4").tobytes())
+            return
+        known = np.frombuffer(path.read_bytes(), "<f4")
+        if known.shape != check.shape or np.abs(known - check).max() > _TOLERANCE * np.abs(
+            check
+        ).max(initial=1e-6):
+            raise RunError(
+                f"{self.folder} holds features of these weights in another network; delete it"
+            )
 
     def _open(self, name: str) -> BinaryIO:
         path = self.folder / name

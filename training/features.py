@@ -92,7 +92,7 @@ class Features:
             If the file is missing or holds something else.
         """
         try:
-            with np.load(path, allow_pickle=False) as content:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 features = cls(
                     ids=tuple(str(image_id) for image_id in content["ids"]),
                     values=content["values"],
@@ -170,11 +170,16 @@ def extract_features(
     computed = 0
     dim = int(backbone.dim)  # type: ignore[arg-type]
     with (
+        torch.backends.cudnn.flags(allow_tf32=False),
         FeatureStore(
-            cache, backbone=digest, dim=dim, framing=framing, preparation=_preparation(framing)
+            cache,
+            backbone=digest,
+            dim=dim,
+            framing=framing,
+            preparation=_preparation(framing),
+            check=_encode(network, [_check_image()], device)[0],
         ) as store,
         ThreadPoolExecutor(workers) as pool,
-        torch.backends.cudnn.flags(allow_tf32=False),
     ):
         for start in range(0, len(files), batch_size):
             chunk = files[start : start + batch_size]
@@ -207,6 +212,12 @@ def extract_features(
         framing=framing,
     )
     return Extraction(features=features, computed=computed, skipped=tuple(skipped))
+
+
+def _check_image() -> NDArray[np.uint8]:
+    """Image whose embedding tells whether a store is of the same network."""
+    rows, columns = np.mgrid[:INPUT_SIZE, :INPUT_SIZE]
+    return np.stack([rows, columns, (rows * columns) % 251], axis=-1).astype(np.uint8)
 
 
 def _preparation(framing: str) -> dict[str, object]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
+import json
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,12 +15,16 @@ from typing import Any
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from models.manifest import HeldOutFigure
 from training.commands import Command
 from training.errors import RunError
 from training.export import (
+    MANIFEST,
     SHADOW_SUFFIX,
     Provenance,
+    add_figures,
     find_version,
+    live_number,
     promote,
     remove_shadow,
     roll_back,
@@ -53,7 +59,6 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
         recipe.add_argument("--commit", help="default: the commit that is checked out")
         if name == "diagnosis":
             recipe.add_argument("--data", type=Path, required=True, help="what it was trained on")
-            recipe.add_argument("--figures", type=Path, nargs="*", default=[], help="of `evaluate`")
             recipe.add_argument("--single-view", action="store_true", help="no mirror images")
 
 
@@ -69,6 +74,39 @@ def _export(options: argparse.Namespace, report: Progress) -> None:
     more = module.export_options(options, report) if hasattr(module, "export_options") else {}
     manifest = module.export(options.run, options.to, provenance, **more)
     print(f"{manifest.name} {manifest.version} ({manifest.evidence_level}): {manifest.evidence}")
+
+
+def _add_figures(options: argparse.Namespace, _report: Progress) -> None:
+    folder = _folder(options)
+    number = find_version(folder, options.version) if options.version else live_number(folder)
+    digest = json.loads((folder / str(number) / MANIFEST).read_text("utf-8"))["digest"]
+    figures: list[HeldOutFigure] = []
+    for path in options.json:
+        measured, found = read_figures(path)
+        if measured != digest:
+            raise RunError(f"{path} was measured on other weights than version {number}")
+        figures += found
+    add_figures(folder, number, figures)
+    print(f"{folder.name}: {len(figures)} figures added to version {number}")
+
+
+def read_figures(path: Path) -> tuple[str, tuple[HeldOutFigure, ...]]:
+    """Digest of the weights and the figures in a file of ``evaluate --json``.
+
+    Raises
+    ------
+    RunError
+        If the file holds no figures.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        names = {field.name for field in dataclasses.fields(HeldOutFigure)}
+        figures = tuple(
+            HeldOutFigure(**{name: figure[name] for name in names}) for figure in content["figures"]
+        )
+        return str(content["digest"]), figures
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise RunError(f"{path} holds no figures of `evaluate`") from exc
 
 
 def _checked_out_commit() -> str:
@@ -152,6 +190,16 @@ def tell_triton(url: str, model: str, *, is_wanted: bool = True) -> None:
         client.close()
 
 
+def _figure_arguments(parser: argparse.ArgumentParser) -> None:
+    _service_arguments(needs_version=True)(parser)
+    parser.add_argument("--json", type=Path, nargs="+", required=True, help="of `evaluate --json`")
+
+
+FIGURES = Command(
+    summary="add figures of `evaluate --json` to an exported version's manifest",
+    add_arguments=_figure_arguments,
+    run=_add_figures,
+)
 EXPORT = Command(
     summary="write a run into the Triton model repository as a new version",
     add_arguments=_add_export_arguments,

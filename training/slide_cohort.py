@@ -7,16 +7,18 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from training.errors import CohortError
+from training.simulate.patches import Split
 from training.simulate.slides import SimulatedSlide
 from training.slide_features import SlideSource, fingerprint
 from training.slides import SlideReader, open_slide
 
 TABLE = "slides.csv"
-SPLITS = ("development", "held_out")
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,8 @@ class SlideRow:
     """Label of the model's label set."""
     case: str
     """Patient: slides of one never come apart."""
-    is_held_out: bool
-    """Kept from all training, for the final figures."""
+    split: Split
+    """``calibration`` slides decide temperature and threshold, ``held_out`` ones the figures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +49,14 @@ def read_slide_table(folder: Path) -> SlideCohort:
 
     Columns: ``path`` (file or folder of DICOM instances, relative to the folder), ``label``,
     ``case``; optional ``slide_id`` (default: the path), ``um_px`` (resolution of level 0 where the
-    file states none or a wrong one) and ``split`` (``development`` or ``held_out``).
+    file states none or a wrong one) and ``split`` (``development``, ``calibration`` or
+    ``held_out``).
 
     Raises
     ------
     CohortError
         If the table or a column is missing, a value is impossible, a slide is named twice, or a
-        case lies on both sides of the split or under two labels.
+        case lies in more than one split.
     """
     table = folder / TABLE
     try:
@@ -72,12 +75,12 @@ def read_slide_table(folder: Path) -> SlideCohort:
         path, label, case = (record[name] or "" for name in ("path", "label", "case"))
         if not (path.strip() and label.strip() and case.strip()):
             raise CohortError(f"{where}: path, label and case are needed")
-        split = record.get("split") or SPLITS[0]
-        if split not in SPLITS:
+        named = record.get("split") or SPLITS[0]
+        split = next((known for known in SPLITS if known == named), None)
+        if split is None:
             raise CohortError(f"{where}: split must be one of {SPLITS}")
         slide_id = record.get("slide_id") or path
-        is_held_out = split == SPLITS[1]
-        rows.append(SlideRow(slide_id=slide_id, label=label, case=case, is_held_out=is_held_out))
+        rows.append(SlideRow(slide_id=slide_id, label=label, case=case, split=split))
         sources.append(_file_source(slide_id, folder / path, _um_px(record.get("um_px"), where)))
     check_rows(rows)
     return SlideCohort(rows=tuple(rows), sources=tuple(sources))
@@ -108,23 +111,22 @@ def simulated_cohort(slides: Sequence[SimulatedSlide], state: str) -> SlideCohor
         return SlideSource(slide_id=slide.slide_id, fingerprint=state, open=lambda: slide)
 
     rows = [
-        SlideRow(slide_id=s.slide_id, label=s.label, case=s.case, is_held_out=s.is_held_out)
-        for s in slides
+        SlideRow(slide_id=s.slide_id, label=s.label, case=s.case, split=s.split) for s in slides
     ]
     check_rows(rows)
     return SlideCohort(rows=tuple(rows), sources=tuple(source(slide) for slide in slides))
 
 
 def check_rows(rows: Sequence[SlideRow]) -> None:
-    """Refuse duplicates, and cases on both sides of the split."""
+    """Refuse duplicates, and cases in more than one split."""
     twice = [name for name, count in Counter(row.slide_id for row in rows).items() if count > 1]
     if twice:
         raise CohortError(f"{len(twice)} slides are named twice, first {twice[0]}")
     sides = defaultdict(set)
     for row in rows:
-        sides[row.case].add(row.is_held_out)
+        sides[row.case].add(row.split)
     if any(len(side) > 1 for side in sides.values()):
-        raise CohortError("a case has slides on both sides of the split")
+        raise CohortError("a case has slides in more than one split")
 
 
 def split_folds(rows: Sequence[SlideRow], *, folds: int, seed: int) -> list[int]:

@@ -15,7 +15,7 @@ from typing import Protocol, Self
 import cv2
 import numpy as np
 import openslide
-import wsidicom.errors  # type: ignore[import-untyped]
+import wsidicom.errors
 from numpy.typing import NDArray
 from openslide import OpenSlide, OpenSlideError
 from PIL import Image

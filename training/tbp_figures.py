@@ -142,7 +142,7 @@ def _lesion_figures(
 _Statistic = Callable[[NDArray[np.intp]], float]
 
 
-def _mean(values: NDArray[np.generic]) -> float:
+def _mean(values: NDArray[np.number | np.bool_]) -> float:
     return float(np.mean(values)) if len(values) else math.nan
 
 
@@ -272,7 +272,11 @@ def write_report(
     )
     page.figure("Learning curves of the heads", plots.learning_curves(history))
     malignant = lesions.malignant[test].astype(np.int64)
-    for name, scores in (("risk head", answers.risk), ("measurements", answers.trees)):
+    modules: dict[str, NDArray[np.floating]] = {
+        "risk head": answers.risk,
+        "measurements": answers.trees,
+    }
+    for name, scores in modules.items():
         pair = np.stack([1 - scores[test], scores[test]], axis=1)
         names = ["benign", "malignant"]
         page.figure(f"ROC of the {name}", plots.roc_curves(malignant, pair, names))

@@ -132,7 +132,7 @@ def fit_count_threshold(
     return -negative, error
 
 
-def _judge(errors: NDArray[np.floating], threshold: float) -> tuple[float, float, float]:
+def _judge(errors: NDArray[np.number], threshold: float) -> tuple[float, float, float]:
     return float(np.abs(errors).mean()), abs(float(errors.sum())), -threshold
 
 

@@ -10,6 +10,7 @@ import copy
 import hashlib
 import math
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from models.architectures.encoder import Encoder
 from training.augment import normalise
 from training.errors import PretrainedError
 from training.pretraining.processes import World
+from training.pretraining.settings import EmaTeacherSettings
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # Radford et al., CLIP, ICML 2021 (published code)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -45,9 +47,22 @@ class Teacher(Protocol):
 
     dim: int
     """Width C of a target."""
+    digest: str
+    """SHA-256 of weights that came from outside, or empty."""
+    description: str
+    """One sentence for the page."""
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Targets (B, 1 + N, C), class token first, of whole images (B, 3, S, S) in [0, 1]."""
+
+    def follow(self, student: Encoder, progress: float) -> None:
+        """Learn from the student after a step; ``progress`` is the share of the run, in [0, 1]."""
+
+    def checkpoint(self) -> dict[str, Tensor]:
+        """What a run has to keep to go on."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what ``checkpoint`` gave."""
 
 
 class ClipTeacher(nn.Module):
@@ -92,6 +107,8 @@ class ClipTeacher(nn.Module):
         self.dim: int = config.projection_dim if self.is_projected else config.hidden_size
         self.side = grid * config.patch_size
         _resize_positions(self.vision.embeddings, config, grid)
+        kind = "with" if self.is_projected else "without"
+        self.description = f"Teacher: CLIP {kind} projection, weights {self.digest[:12]}."
         self.requires_grad_(False)
         self.eval()
 
@@ -124,6 +141,16 @@ class ClipTeacher(nn.Module):
         tokens = self.projection(self.vision.post_layernorm(hidden))
         return functional.normalize(tokens.float(), dim=-1)
 
+    def follow(self, student: Encoder, progress: float) -> None:
+        """Stay as it is: this teacher is frozen."""
+
+    def checkpoint(self) -> dict[str, Tensor]:
+        """Nothing: the weights lie in the folder, and the digest tells whether they still do."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to take back."""
+
 
 def _load_clip(folder: Path) -> tuple[Any, bool]:
     """Load the vision tower, and tell whether it comes with its projection."""
@@ -132,8 +159,9 @@ def _load_clip(folder: Path) -> tuple[Any, bool]:
     # Only here: the import takes seconds, and runs without CLIP need none of it.
     from transformers import CLIPVisionModelWithProjection
 
+    load: Any = CLIPVisionModelWithProjection.from_pretrained
     try:
-        model, found = CLIPVisionModelWithProjection.from_pretrained(
+        model, found = load(
             folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
         )
     except _UNREADABLE as exc:
@@ -174,7 +202,9 @@ def _resize_positions(embeddings: Any, config: Any, grid: int) -> None:
         )
         table = torch.cat([table[:1], patches.flatten(2).squeeze(0).T])
     count = len(table)
-    embeddings.position_embedding = nn.Embedding.from_pretrained(table.contiguous())
+    embeddings.position_embedding = nn.Embedding(
+        len(table), table.shape[1], _weight=table.contiguous()
+    )
     embeddings.register_buffer("position_ids", torch.arange(count).unsqueeze(0), persistent=False)
     embeddings.num_patches, embeddings.num_positions = count - 1, count
     embeddings.image_size = grid * config.patch_size
@@ -192,10 +222,8 @@ class EmaTeacher(nn.Module):
     ----------
     student
         Copied at once; later moved towards by ``follow``.
-    blocks
-        Last blocks that are averaged.
-    centre_momentum
-        Share of the running mean and deviation that a step keeps.
+    settings
+        Momentum, blocks and the memory of the running mean.
     world
         The processes whose images share one mean and deviation.
 
@@ -214,14 +242,13 @@ class EmaTeacher(nn.Module):
     variance: Tensor
     steps: Tensor
 
-    def __init__(
-        self, student: Encoder, *, blocks: int, centre_momentum: float, world: World
-    ) -> None:
+    def __init__(self, student: Encoder, settings: EmaTeacherSettings, world: World) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(student)
-        self.blocks = blocks
-        self.centre_momentum = centre_momentum
+        self.settings = settings
         self.world = world
+        self.digest = ""
+        self.description = "Teacher: the encoder's own moving average (no CLIP weights)."
         self.dim = student.shape.dim
         tokens = 1 + student.shape.grid**2
         self.register_buffer("mean", torch.zeros(tokens, self.dim))
@@ -258,7 +285,7 @@ class EmaTeacher(nn.Module):
         mean = self.world.mean(tokens.mean(0))
         variance = self.world.mean((tokens - mean).square().mean(0))
         # An average over all steps until the momentum's memory is filled.
-        keep = min(self.centre_momentum, int(self.steps) / (int(self.steps) + 1))
+        keep = min(self.settings.centre_momentum, int(self.steps) / (int(self.steps) + 1))
         between = keep * (1 - keep) * (mean - self.mean).square()
         self.variance.lerp_(variance, 1 - keep).add_(between)
         self.mean.lerp_(mean, 1 - keep)
@@ -266,7 +293,7 @@ class EmaTeacher(nn.Module):
 
     def _tokens(self, pixels: Tensor) -> Tensor:
         depth = self.encoder.shape.depth
-        taps = tuple(range(depth - self.blocks, depth))
+        taps = tuple(range(depth - self.settings.blocks, depth))
         found = self.encoder(normalise(pixels), taps=taps)
         width = (self.dim,)
         layers = [functional.layer_norm(tap.float(), width) for tap in found.taps]
@@ -275,10 +302,21 @@ class EmaTeacher(nn.Module):
         return torch.cat([cls.unsqueeze(1), patches], dim=1)
 
     @torch.no_grad()
-    def follow(self, student: Encoder, momentum: float) -> None:
-        """Move each weight towards the student's: ``momentum`` of the old one stays."""
+    def follow(self, student: Encoder, progress: float) -> None:
+        """Move each weight towards the student's; the momentum is the share that stays."""
+        momentum = momentum_at(
+            progress, start=self.settings.momentum, end=self.settings.final_momentum
+        )
         for mine, theirs in zip(self.encoder.parameters(), student.parameters(), strict=True):
             mine.lerp_(theirs.detach(), 1 - momentum)
+
+    def checkpoint(self) -> dict[str, Tensor]:
+        """Averaged weights, running mean and variance."""
+        return self.state_dict()
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what ``checkpoint`` gave."""
+        self.load_state_dict(state)
 
 
 def momentum_at(progress: float, *, start: float, end: float) -> float:

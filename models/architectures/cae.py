@@ -65,7 +65,7 @@ class _CrossAttention(nn.Module):
 
     def _split(self, tokens: Tensor) -> Tensor:
         """(B, N, heads * d) to (B, heads, N, d)."""
-        return tokens.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class _Mlp(nn.Module):
@@ -113,7 +113,8 @@ class _RegressorBlock(nn.Module):
         masked = masked + self.drop_path(self.gamma_1_cross * attended)
         # Here the norm replaces the stream, unlike in the encoder: the published files need it.
         masked = self.norm2_cross(masked)
-        return masked + self.drop_path(self.gamma_2_cross * self.mlp_cross(masked))
+        guessed: Tensor = self.drop_path(self.gamma_2_cross * self.mlp_cross(masked))
+        return masked + guessed
 
 
 class _Regressor(nn.Module):
@@ -266,7 +267,7 @@ def _count_visible(masked: Tensor, num_patches: int) -> int:
         raise ValueError(
             f"a mask must be (B, {num_patches}) bool, not {tuple(masked.shape)} {masked.dtype}"
         )
-    counts = masked.sum(dim=1).unique().tolist()
+    counts = sorted(set(masked.sum(dim=1).tolist()))
     if len(counts) != 1:
         raise ValueError(f"the images of a batch have {counts} masked patches")
     if counts[0] == num_patches:

@@ -18,6 +18,7 @@ from training.evaluation.measures import (
     SHORT_NAMES,
     Judged,
     Statistic,
+    all_statistics,
     label_statistics,
     mean_of,
 )
@@ -218,7 +219,7 @@ def _compare_labels(
     everything = np.arange(len(groups))
 
     def value(judged: Judged) -> float:
-        return next(of for name, of in label_statistics(judged) if name == metric)(everything)
+        return dict(all_statistics(judged))[metric](everything)
 
     def mix(a: Judged, b: Judged, swapped: NDArray[np.bool_]) -> Judged:
         return dataclasses.replace(

@@ -144,6 +144,8 @@ def scan_folders(
     if not images.is_dir():
         raise CohortError(f"{images} is no folder")
     paths = sorted(p for p in images.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise CohortError(f"{images} holds no images")
     rows: list[_Pair] = []
     for path in paths:
         name = path.relative_to(images).with_suffix("").as_posix()
@@ -228,7 +230,8 @@ def _finish(
     if repeated:
         remarks.append(f"{repeated} rows repeat an image and count once")
     if not kept:
-        raise CohortError(f"{where}: no row has a known label, or every image bears several")
+        complaint = "; ".join(describe_conflicts(conflicts)) or "no row has a known label"
+        raise CohortError(f"{where}: no image is left: {complaint}")
     cohort = Cohort(rows=tuple(row for row, _ in kept.values()), images=images, masks=masks)
     _check_files(cohort)
     return EvaluationCohort(

@@ -151,6 +151,12 @@ def _held_out(
 
 def label_statistics(judged: Judged) -> list[tuple[str, Statistic]]:
     """Name and statistic of each classification figure that the labels allow."""
+    everything = np.arange(len(judged.labels))
+    return [(name, of) for name, of in all_statistics(judged) if np.isfinite(of(everything))]
+
+
+def all_statistics(judged: Judged) -> list[tuple[str, Statistic]]:
+    """Name and statistic of each classification figure, defined for these labels or not."""
     labels, probabilities = judged.labels, judged.probabilities
 
     def of_melanoma(sample: NDArray[np.intp]) -> float:
@@ -193,5 +199,4 @@ def label_statistics(judged: Judged) -> list[tuple[str, Statistic]]:
     ]
     if MELANOMA in judged.names:
         statistics.insert(1, ("melanoma AUROC", of_melanoma))
-    everything = np.arange(len(labels))
-    return [(name, of) for name, of in statistics if np.isfinite(of(everything))]
+    return statistics

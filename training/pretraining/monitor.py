@@ -1,4 +1,4 @@
-"""Watching the features while they are learnt: do they still tell images apart?
+"""Watching whether the features, while they are learnt, still tell images apart.
 
 A teacher-free run has no guard that proves the features cannot collapse to one vector, so the
 spread is measured after each epoch on images that stay the same.
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from models.architectures.encoder import Encoder
 from training.augment import normalise
@@ -93,6 +92,8 @@ def nearest(features: NDArray[np.float32], queries: int, neighbours: int) -> NDA
     ndarray
         (min(queries, B), min(neighbours, B - 1)) row numbers, nearest first.
     """
+    if not len(features):
+        return np.empty((0, 0), np.int64)
     unit = unit_length(features - features.mean(axis=0, keepdims=True))
     first = unit[:queries]
     similarity = first @ unit.T
@@ -100,8 +101,3 @@ def nearest(features: NDArray[np.float32], queries: int, neighbours: int) -> NDA
     count = max(0, min(neighbours, len(features) - 1))
     order: NDArray[np.int64] = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
     return order
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Numbers in a module's trainable parameters."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -31,6 +31,8 @@ class Findings:
     images: ImageList
     teacher: str
     """One sentence about the teacher."""
+    origin: Mapping[str, str]
+    """Digests of images, teacher and start weights."""
     history: Sequence[Mapping[str, float]]
     """One row an epoch."""
     bad: Sequence[str]
@@ -39,8 +41,6 @@ class Findings:
     """(B, D) class tokens of some images."""
     views: NDArray[np.uint8]
     """(B, S, S, 3) those images."""
-    names: Sequence[str]
-    """Their B names."""
 
 
 def hide_masked(
@@ -91,7 +91,7 @@ def write_page(found: Findings, path: Path) -> None:
             f"{COLLAPSED_STD}. All images look nearly alike to this encoder; do not use it."
         )
     if found.bad:
-        page.notice(f"{len(found.bad)} images could not be decoded: bad_images.csv lists them.")
+        page.notice(f"Left out, for they cannot be decoded: {len(found.bad)}, see bad_images.csv.")
     page.figure(
         "Learning curves",
         plots.learning_curves(found.history),

@@ -16,7 +16,7 @@ from training.runs import device as own_device
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """This process's place among the processes of a run."""
+    """Place of this process among those of a run."""
 
     rank: int
     """Counted from 0; the first writes all files."""

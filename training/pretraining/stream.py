@@ -144,7 +144,7 @@ def read_picture(path: Path, *, side: int) -> Image.Image:
 
 def draw_crop(
     rng: np.random.Generator, size: tuple[int, int], min_crop: float
-) -> tuple[float, float, float, float]:
+) -> tuple[int, int, int, int]:
     """Draw the box (left, top, right, bottom) of a random resized crop.
 
     Parameters
@@ -156,8 +156,8 @@ def draw_crop(
 
     Returns
     -------
-    tuple of float
-        Whole pixels within the image. After ``CROP_TRIES`` misfits, the largest centred square.
+    tuple of int
+        Within the image. After ``CROP_TRIES`` misfits, the largest centred square.
 
     References
     ----------
@@ -188,7 +188,7 @@ def augment(
         (side, side, 3) uint8.
     """
     box = draw_crop(rng, picture.size, settings.min_crop)
-    picture = picture.resize((side, side), Image.Resampling.BICUBIC, box=box)
+    picture = picture.crop(box).resize((side, side), Image.Resampling.BICUBIC)
     if rng.random() < settings.flip_prob:
         picture = ImageOps.mirror(picture)
     if rng.random() < settings.vertical_flip_prob:
@@ -322,7 +322,13 @@ def epoch_order(
 def load_epoch(
     images: MaskedImages, order: Sequence[list[int]], *, workers: int
 ) -> Iterator[MaskedBatch]:
-    """Stream the batches of an epoch, decoded by ``workers`` processes (0: by this one)."""
+    """Stream the batches of an epoch, decoded by ``workers`` processes (0: by this one).
+
+    Raises
+    ------
+    CohortError
+        As ``MaskedImages`` does.
+    """
     loader: DataLoader[_Item] = DataLoader(
         images,
         batch_sampler=order,
@@ -332,7 +338,11 @@ def load_epoch(
         # Its own generator: the loader must not touch the state that drop path draws from.
         generator=torch.Generator(),
     )
-    yield from loader
+    try:
+        yield from loader
+    except CohortError as exc:
+        # A worker's error comes back with its traceback before the message; one line is enough.
+        raise CohortError(str(exc).strip().rpartition("CohortError: ")[2]) from exc
 
 
 def view(picture: Image.Image, side: int) -> NDArray[np.uint8]:
@@ -340,27 +350,25 @@ def view(picture: Image.Image, side: int) -> NDArray[np.uint8]:
     short = min(picture.size)
     left, top = (picture.width - short) // 2, (picture.height - short) // 2
     box = (left, top, left + short, top + short)
-    return np.array(picture.resize((side, side), Image.Resampling.BICUBIC, box=box))
+    return np.array(picture.crop(box).resize((side, side), Image.Resampling.BICUBIC))
 
 
 def load_views(
     images: ImageList, numbers: Sequence[int], *, side: int, done: Callable[[int], None]
-) -> tuple[list[int], NDArray[np.uint8]]:
+) -> NDArray[np.uint8]:
     """Decode some images without augmentation, leaving out those that cannot be decoded.
 
     Returns
     -------
-    list of int, ndarray
-        The numbers of the decoded images, and (B, side, side, 3) uint8.
+    ndarray
+        (B, side, side, 3) uint8.
     """
-    kept, views = [], []
+    views = []
     for position, number in enumerate(numbers, start=1):
         try:
-            picture = read_picture(images.paths[number], side=side)
-        except CohortError:  # named by the run already, or not met yet; it is no loss here
+            views.append(view(read_picture(images.paths[number], side=side), side))
+        except CohortError:  # training names it, or refuses it; these pictures are only looked at
             continue
         finally:
             done(position)
-        kept.append(number)
-        views.append(view(picture, side))
-    return kept, np.stack(views) if views else np.empty((0, side, side, 3), np.uint8)
+    return np.stack(views) if views else np.empty((0, side, side, 3), np.uint8)

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -222,7 +219,6 @@ def export(
     *,
     data: Path,
     flips: bool = True,
-    more_figures: Mapping[str, tuple[HeldOutFigure, ...]] = MappingProxyType({}),
     progress: Progress = lambda _text, _done, _total: None,
 ) -> DiagnosisManifest:
     """Export a run into ``<repository>/diagnosis``.
@@ -239,15 +235,13 @@ def export(
         What the manifest says of the export.
     flips
         Whether serving averages over the four mirror images.
-    more_figures
-        Digest of the weights -> figures on other cohorts, as ``evaluate`` wrote them.
     progress
         Called with a description, images done and images in all.
 
     Raises
     ------
     RunError
-        If the run or the repository cannot be used, or a figure was measured on other weights.
+        If the run or the repository cannot be used.
     CohortError
         If the data cannot be used.
     """
@@ -269,8 +263,6 @@ def export(
     served.ood_means.copy_(torch.from_numpy(means))
     served.ood_whitening.copy_(torch.from_numpy(whitening))
     weights = encode_served(served)
-    if set(more_figures) - {digest_of(weights)}:
-        raise RunError(f"figures were measured on other weights than {digest_of(weights)}")
     validation = answer(splits.validation, "validation split")
     thresholds = fit_thresholds(
         validation, label_numbers(splits.validation, settings.labels), settings.labels
@@ -293,7 +285,7 @@ def export(
     manifest = dataclasses.replace(
         draft,
         evidence_level="real",
-        figures=(*figures, *itertools.chain(*more_figures.values())),
+        figures=figures,
         evidence=evidence_sentence(figures),
     )
     inputs, outputs = tensor_specs(served, manifest)
@@ -327,25 +319,5 @@ def export_options(options: argparse.Namespace, report: Progress) -> dict[str, A
     return {
         "data": options.data,
         "flips": not options.single_view,
-        "more_figures": read_figures(options.figures),
         "progress": report,
     }
-
-
-def read_figures(paths: Sequence[Path]) -> dict[str, tuple[HeldOutFigure, ...]]:
-    """Digest of the weights -> figures, from files of ``evaluate``.
-
-    Raises
-    ------
-    RunError
-        If a file holds no figures.
-    """
-    found: dict[str, tuple[HeldOutFigure, ...]] = {}
-    for path in paths:
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            figures = tuple(HeldOutFigure(**figure) for figure in content["figures"])
-            found[content["digest"]] = found.get(content["digest"], ()) + figures
-        except (OSError, ValueError, KeyError, TypeError) as exc:
-            raise RunError(f"{path} holds no figures of `evaluate`") from exc
-    return found

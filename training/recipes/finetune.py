@@ -10,20 +10,20 @@ import argparse
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
 from scipy.special import softmax
 from torch import Tensor, nn
-from torch.utils.data import WeightedRandomSampler
 
-from models.errors import ImageError
-from models.metrics import balanced_accuracy
+from models.metrics import Figure, balanced_accuracy
 from models.preprocessing import STD, normalise_pixels
+from models.weights import encode_weights
 from training.backbones import COMPACT, HELP, name_of, notice_of, open_backbone
 from training.classification import (
     auroc,
@@ -32,12 +32,10 @@ from training.classification import (
     measure_classifier,
     plain_figures,
 )
-from training.cohorts import read_image
-from training.errors import CohortError, RunError
-from training.features import FRAMINGS
+from training.errors import RunError
+from training.finetune_settings import FinetuneSettings
 from training.finetuning import (
     Classifier,
-    Mode,
     add_adapters,
     build_classifier,
     decay_groups,
@@ -47,109 +45,34 @@ from training.finetuning import (
     set_training,
     trained_state,
 )
-from training.labelled import LabelledSettings, LabelledSplits, Part, read_labelled
+from training.labelled import LabelledSplits, read_labelled
 from training.mixing import mix, soft_cross_entropy, soften
 from training.plots import learning_curves
 from training.report import Page
-from training.runs import Progress, RunFolder, cosine_schedule, device, epoch_rng, seed_all
+from training.runs import (
+    Progress,
+    RunFolder,
+    cosine_schedule,
+    device,
+    epoch_rng,
+    seed_all,
+    write_atomically,
+)
 from training.settings import read_toml
-from training.views import TEST_STD, averaging_view, train_view
+from training.view_batches import (
+    balanced_order,
+    draw_test_view,
+    draw_train_view,
+    frame,
+    to_device,
+)
+from training.views import TEST_STD
 
 SUMMARY = "fine-tune an encoder with a classifier (full, LoRA, or the head alone)"
-BEST = "best.pt"
+BEST = "best.safetensors"
 FIGURES = "figures.json"
 _EPOCH_SEEDS = 1_000_003  # keeps the seeds of epochs of neighbouring runs apart
 _VIEW_STREAM, _TEST_STREAM = 1, 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimiserSettings:
-    """AdamW with linear warm-up and cosine decay, set at every step."""
-
-    learning_rate: float
-    """Peak learning rate of the head."""
-    min_learning_rate: float
-    """Learning rate of the head at the last step."""
-    warmup_epochs: float
-    """Epochs of linear warm-up."""
-    weight_decay: float
-    """Decoupled weight decay of matrices."""
-    layer_decay: float
-    """Factor on the learning rate per layer below the head, in (0, 1]."""
-    clip_norm: float
-    """Largest norm of the gradient; 0 for no limit."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegularisationSettings:
-    """What keeps a large network from learning a small cohort by heart."""
-
-    drop_path: float
-    """Stochastic depth of the last block, in [0, 1)."""
-    mixup: float
-    """Beta parameter of mixup; 0 for none."""
-    cutmix: float
-    """Beta parameter of CutMix; 0 for none."""
-    switch: float
-    """Probability of CutMix where both are on."""
-    smoothing: float
-    """Mass of a label spread over all, in [0, 1)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """Size of the adapters, used in mode ``lora``."""
-
-    rank: int
-    """Rank r."""
-    alpha: float
-    """Scale; the update is (alpha / r) B A."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneSettings:
-    """Everything that decides the weights, apart from encoder and data."""
-
-    recipe: Literal["finetune"]
-    seed: int
-    """Seed of start values, order, views and mixing."""
-    mode: Mode
-    """``full``, ``lora`` or ``head``."""
-    framing: Literal["reference", "whole"]
-    """Framing of validation and test images."""
-    epochs: int
-    batch_size: int
-    """Images of a step."""
-    select: Literal["auto", "auroc", "accuracy", "recall"]
-    """Validation figure of the epoch that is kept; auto: auroc of two labels, else accuracy."""
-    test_views: int
-    """Random views averaged for the second answer to the test split; 0 for none."""
-    replicates: int
-    """Samples of the bootstrap of each figure."""
-    optimiser: OptimiserSettings
-    regularisation: RegularisationSettings
-    lora: LoraSettings
-    data: LabelledSettings
-
-    def __post_init__(self) -> None:
-        """Refuse values no run can use."""
-        regular, optimiser = self.regularisation, self.optimiser
-        checks = {
-            "epochs, batch_size, replicates": min(self.epochs, self.batch_size, self.replicates)
-            >= 1,
-            "test_views": self.test_views >= 0,
-            "learning rates": 0 <= optimiser.min_learning_rate <= optimiser.learning_rate,
-            "optimiser.layer_decay": 0 < optimiser.layer_decay <= 1,
-            "optimiser.clip_norm": optimiser.clip_norm >= 0,
-            "drop_path, smoothing": max(regular.drop_path, regular.smoothing) < 1
-            and min(regular.drop_path, regular.smoothing) >= 0,
-            "mixup, cutmix": min(regular.mixup, regular.cutmix) >= 0,
-            "switch": 0 <= regular.switch <= 1,
-            "lora": self.lora.rank >= 1 and self.lora.alpha > 0,
-        }
-        wrong = [name for name, is_right in checks.items() if not is_right]
-        if wrong:
-            raise ValueError(f"impossible values: {'; '.join(wrong)}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -288,7 +211,14 @@ class FinetuneRun:
         return self.settings.select
 
     def _save_best(self) -> None:
-        RunFolder.save_as(self.folder, BEST, trained_state(self.model))
+        content = encode_weights(trained_state(self.model), half=False)
+        write_atomically(self.folder.path(BEST), content)
+
+    def _load_best(self) -> dict[str, Tensor]:
+        try:
+            return dict(parse_safetensors(self.folder.path(BEST).read_bytes()))
+        except (OSError, ValueError, SafetensorError) as exc:
+            raise RunError(f"{self.folder.folder} holds no readable best epoch") from exc
 
     def _train_epoch(self, report: Progress) -> tuple[float, float]:
         """Mean loss and last learning rate of one epoch."""
@@ -338,7 +268,7 @@ class FinetuneRun:
                 (self.files["train"][i], (self.settings.seed, self.epoch, _VIEW_STREAM, place))
                 for i, place in zip(chosen, places, strict=False)
             ]
-            views = np.stack(list(self.pool.map(_draw_train_view, jobs)))
+            views = np.stack(list(self.pool.map(draw_train_view, jobs)))
             images, targets = mix(
                 torch.from_numpy(normalise_pixels(views)),
                 soften(labels[chosen], count, regular.smoothing),
@@ -370,8 +300,8 @@ class FinetuneRun:
                 logits = self._answer_views(chunk, start, views)
             else:
                 framings = itertools.repeat(self.settings.framing)
-                pixels = np.stack(list(self.pool.map(_frame, chunk, framings)))
-                logits = self._logits(_to_device(pixels, STD, self.device))
+                pixels = np.stack(list(self.pool.map(frame, chunk, framings)))
+                logits = self._logits(to_device(pixels, STD, self.device))
             found.append(logits.double().cpu().numpy())
             report(f"{split} images", start + len(chunk), len(files))
         return np.concatenate(found)
@@ -383,15 +313,13 @@ class FinetuneRun:
                 (entry, (self.settings.seed, view, _TEST_STREAM, start + i))
                 for i, entry in enumerate(chunk)
             ]
-            pixels = np.stack(list(self.pool.map(_draw_test_view, jobs)))
-            total += self._logits(_to_device(pixels, TEST_STD, self.device)) / views
+            pixels = np.stack(list(self.pool.map(draw_test_view, jobs)))
+            total += self._logits(to_device(pixels, TEST_STD, self.device)) / views
         return total
 
     def finish(self, report: Progress) -> None:
         """Measure the best epoch on the test split, write its weights and the report."""
-        best = self.folder.load(BEST)
-        if best is None:
-            raise RunError(f"{self.folder.folder} holds no best epoch; delete it and start anew")
+        best = self._load_best()
         restore_state(self.model, best)
         finished: Classifier = self.model
         if self.adapted is not None:
@@ -417,10 +345,17 @@ class FinetuneRun:
             "started_from": self.digest,
         }
         save_classifier(finished.cpu(), self.folder.folder, description)
+        self._describe(answers, figures, sum(value.numel() for value in best.values()))
+
+    def _describe(
+        self,
+        answers: dict[str, NDArray[np.float64]],
+        figures: dict[str, dict[str, Figure]],
+        trained: int,
+    ) -> None:
         page = Page("Fine-tuning")
         if notice_of(self.backbone):
             page.notice(notice_of(self.backbone))
-        trained = sum(value.numel() for value in best.values())
         page.table(
             "Run",
             [
@@ -436,59 +371,6 @@ class FinetuneRun:
         page.figure("Learning curves", learning_curves(self.folder.history))
         rows = [{"answer": name, **each} for name, each in figures.items()]
         page.table("Test split, 95 % intervals over groups", rows)
-        describe_classifier(page, test, answers["framed image"], self.splits.labels)
+        first = next(iter(answers.values()))
+        describe_classifier(page, self.splits.test, first, self.splits.labels)
         page.write(self.folder.path("report.html"))
-
-
-def balanced_order(labels: NDArray[np.int64], count: int, *, seed: int) -> NDArray[np.int64]:
-    """Draw as many images as there are, with replacement, every label equally often on average.
-
-    Parameters
-    ----------
-    labels
-        (B,) label numbers; each label occurs.
-    count
-        Labels C. The weight of an image is B / (C * images of its label).
-    seed
-        Decides the draw.
-    """
-    weights = len(labels) / (count * np.bincount(labels, minlength=count)[labels])
-    sampler = WeightedRandomSampler(
-        weights.tolist(), len(labels), generator=torch.Generator().manual_seed(seed)
-    )
-    return np.array(list(sampler), np.int64)
-
-
-_Job = tuple[tuple[str, Path], tuple[int, ...]]
-
-
-def _draw_train_view(job: _Job) -> NDArray[np.uint8]:
-    entry, seed = job
-    return train_view(_open(entry), np.random.default_rng(seed))
-
-
-def _draw_test_view(job: _Job) -> NDArray[np.uint8]:
-    entry, seed = job
-    image = _open(entry)
-    try:
-        return averaging_view(image, np.random.default_rng(seed))
-    except ImageError as exc:
-        raise CohortError(f"{entry[0]}: {exc}") from exc
-
-
-def _frame(entry: tuple[str, Path], framing: str) -> NDArray[np.uint8]:
-    image = _open(entry)
-    try:
-        return FRAMINGS[framing][1](image)
-    except ImageError as exc:
-        raise CohortError(f"{entry[0]}: {exc}") from exc
-
-
-def _open(entry: tuple[str, Path]) -> NDArray[np.uint8]:
-    return read_image(entry[1])
-
-
-def _to_device(
-    pixels: NDArray[np.uint8], std: tuple[float, float, float], place: torch.device
-) -> Tensor:
-    return torch.from_numpy(normalise_pixels(pixels, std=std)).to(place)

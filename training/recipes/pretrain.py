@@ -9,16 +9,13 @@ so that a run that was killed goes on as if it had not been, also under another 
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
-import io
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,12 +23,12 @@ from models.architectures.cae import CaeNetwork, alignment_loss
 from models.architectures.panderm import load_encoder
 from training.augment import normalise
 from training.errors import CohortError, PretrainedError, RunError, SettingsError
-from training.pretraining.monitor import embed, measure_spread, parameter_count
+from training.pretraining.monitor import embed, measure_spread
 from training.pretraining.page import Findings, write_page
 from training.pretraining.processes import World, joined
-from training.pretraining.settings import ClipTeacherSettings, PretrainSettings
+from training.pretraining.results import write_results
+from training.pretraining.settings import EmaTeacherSettings, PretrainSettings
 from training.pretraining.stream import (
-    ImageList,
     MaskedBatch,
     MaskedImages,
     epoch_order,
@@ -39,22 +36,11 @@ from training.pretraining.stream import (
     load_epoch,
     load_views,
 )
-from training.runs import (
-    Progress,
-    RunFolder,
-    cosine_schedule,
-    no_decay_groups,
-    seed_all,
-    write_atomically,
-)
+from training.runs import Progress, RunFolder, cosine_schedule, no_decay_groups, seed_all
 from training.settings import read_toml
-from training.teachers import ClipTeacher, EmaTeacher, momentum_at
+from training.teachers import ClipTeacher, EmaTeacher, Teacher
 
 SUMMARY = "pretrain an encoder on unlabelled images by masked latent alignment"
-WEIGHTS = "encoder.pth"
-CARD = "pretraining.json"
-BAD_IMAGES = "bad_images.csv"
-USED_IMAGES = "images.csv"
 MONITORED = 256  # images whose spread is measured after each epoch
 SHOWN = 1024  # images among which the page looks for neighbours
 
@@ -151,15 +137,8 @@ class PretrainRun:
         self._resume()
 
     def _build(self, options: argparse.Namespace) -> None:
-        settings, device = self.settings, self.world.device
-        teacher = settings.teacher
-        clip = None
-        if isinstance(teacher, ClipTeacherSettings):
-            if options.teacher is None:
-                raise SettingsError("teacher.kind is clip: --teacher must name its folder")
-            clip = ClipTeacher(options.teacher, grid=settings.encoder.grid).to(device)
-        elif options.teacher is not None:
-            raise SettingsError("--teacher is given, but teacher.kind is not clip")
+        settings, world = self.settings, self.world
+        clip = _clip_teacher(settings, options.teacher)
         self.student = CaeNetwork(
             settings.encoder,
             target_dim=settings.encoder.dim if clip is None else clip.dim,
@@ -170,35 +149,28 @@ class PretrainRun:
         self.start_digest = ""
         if options.start is not None:
             self.start_digest = _start_from(self.student, options.start)
-        self.student.to(device)
-        self.teacher: ClipTeacher | EmaTeacher
-        if clip is not None:
-            self.teacher = clip
-        else:
-            assert not isinstance(teacher, ClipTeacherSettings)
-            self.teacher = EmaTeacher(
-                self.student.encoder,
-                blocks=teacher.blocks,
-                centre_momentum=teacher.centre_momentum,
-                world=self.world,
-            ).to(device)
+        self.student.to(world.device)
+        self.teacher: Teacher
+        if isinstance(settings.teacher, EmaTeacherSettings):
+            ema = EmaTeacher(self.student.encoder, settings.teacher, world)
+            self.teacher = ema.to(world.device)
+        elif clip is not None:
+            self.teacher = clip.to(world.device)
         self.optimiser = torch.optim.AdamW(
             _parameter_groups(self.student, settings.optimiser.weight_decay),
             lr=settings.optimiser.learning_rate,
             betas=(settings.optimiser.betas[0], settings.optimiser.betas[1]),
-            eps=1e-8,
         )
         self.network: nn.Module = self.student
-        if self.world.size > 1:
-            places = [device] if device.type == "cuda" else None
+        if world.size > 1:
+            places = [world.device] if world.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.student, device_ids=places)
 
     def _origin(self) -> dict[str, str]:
         """What else decides the weights and must be the same when a run goes on."""
-        teacher = self.teacher.digest if isinstance(self.teacher, ClipTeacher) else ""
         return {
             "images": self.images.digest(),
-            "teacher": teacher,
+            "teacher": self.teacher.digest,
             "start": self.start_digest,
         }
 
@@ -212,15 +184,13 @@ class PretrainRun:
         try:
             self.student.load_state_dict(state["student"])
             self.optimiser.load_state_dict(state["optimiser"])
-            if isinstance(self.teacher, EmaTeacher):
-                self.teacher.load_state_dict(state["teacher"])
+            self.teacher.restore(state["teacher"])
         except (RuntimeError, ValueError) as exc:
             raise RunError(f"{self.folder.folder} holds a checkpoint that does not fit") from exc
         self.epoch = state["epoch"]
         self.bad = state["bad"]
 
     def _save(self, row: dict[str, float]) -> None:
-        is_ema = isinstance(self.teacher, EmaTeacher)
         self.folder.log(row)  # before the checkpoint: an epoch run again replaces its row
         self.folder.save(
             {
@@ -228,7 +198,7 @@ class PretrainRun:
                 "origin": self._origin(),
                 "student": self.student.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
-                "teacher": self.teacher.state_dict() if is_ema else {},
+                "teacher": self.teacher.checkpoint(),
                 "bad": self.bad,
             }
         )
@@ -256,8 +226,8 @@ class PretrainRun:
             self.epoch += 1
             if self.world.is_first:
                 if views is None:
-                    views = self._views(MONITORED, report)[1]
-                spread = measure_spread(embed(self.exported, views, self.world.device))
+                    views = self._views(MONITORED, report)
+                spread = measure_spread(embed(self.student.encoder, views, self.world.device))
                 seconds = round(time.monotonic() - started, 1)
                 self._save(
                     {"epoch": self.epoch}
@@ -266,7 +236,7 @@ class PretrainRun:
                 )
             self.world.wait()
 
-    def _views(self, count: int, report: Progress) -> tuple[list[int], Any]:
+    def _views(self, count: int, report: Progress) -> NDArray[np.uint8]:
         """Some images without augmentation: the same in each epoch, spread over the whole list."""
         total = len(self.images.paths)
         numbers = np.random.default_rng(self.settings.seed).permutation(total)[:count].tolist()
@@ -324,97 +294,36 @@ class PretrainRun:
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.student.parameters(), optimiser.clip_norm)
         self.optimiser.step()
-        if isinstance(self.teacher, EmaTeacher):
-            self._follow(progress + 1 / self.steps)
+        self.teacher.follow(self.student.encoder, (progress + 1 / self.steps) / optimiser.epochs)
         patches = tokens.detach()[:, 1:]
         parts = (loss, tokens[:, 0].mean(), patches[~masked].mean(), patches[masked].mean())
         return torch.stack([part.detach() for part in parts])
 
-    def _follow(self, progress: float) -> None:
-        teacher = self.settings.teacher
-        assert isinstance(self.teacher, EmaTeacher)
-        assert not isinstance(teacher, ClipTeacherSettings)
-        momentum = momentum_at(
-            progress / self.settings.optimiser.epochs,
-            start=teacher.momentum,
-            end=teacher.final_momentum,
-        )
-        self.teacher.follow(self.student.encoder, momentum)
-
-    @property
-    def exported(self) -> nn.Module:
-        """The encoder that the run is for."""
-        return self.student.encoder
-
     def finish(self, report: Progress) -> None:
         """Write weights, card, lists of images and the page."""
-        content = io.BytesIO()
-        torch.save({k: v.detach().cpu() for k, v in self.student.state_dict().items()}, content)
-        write_atomically(self.folder.path(WEIGHTS), content.getvalue())
-        self._write_lists(report)
-        self.folder.write_json(
-            CARD,
-            {
-                "weights": WEIGHTS,
-                "sha256": hashlib.sha256(content.getvalue()).hexdigest(),
-                "images": len(self.images.paths),
-                "bad_images": len(self.bad),
-                "epochs": self.epoch,
-                "parameters": parameter_count(self.student.encoder),
-                "origin": self._origin(),
-                "encoder": asdict(self.settings.encoder),
-                "last_epoch": self.folder.history[-1],
-            },
+        views = self._views(SHOWN, report)
+        findings = Findings(
+            settings=self.settings,
+            images=self.images,
+            teacher=self.teacher.description,
+            origin=self._origin(),
+            history=self.folder.history,
+            bad=self.bad,
+            features=embed(self.student.encoder, views, self.world.device),
+            views=views,
         )
-        kept, views = self._views(SHOWN, report)
-        write_page(
-            Findings(
-                settings=self.settings,
-                images=self.images,
-                teacher=self._describe_teacher(),
-                history=self.folder.history,
-                bad=self.bad,
-                features=embed(self.exported, views, self.world.device),
-                views=views,
-                names=[self.images.names[number] for number in kept],
-            ),
-            self.folder.path("report.html"),
-        )
-
-    def _describe_teacher(self) -> str:
-        if isinstance(self.teacher, EmaTeacher):
-            return "Teacher: the encoder's own moving average (no CLIP weights)."
-        kind = "with" if self.teacher.is_projected else "without"
-        return f"Teacher: CLIP {kind} projection, weights {self.teacher.digest[:12]}."
-
-    def _write_lists(self, report: Progress) -> None:
-        """List what was used, with digests by which an overlap with test images can be found."""
-        bad = set(self.bad)
-        used = []
-        for number, (path, name) in enumerate(
-            zip(self.images.paths, self.images.names, strict=True), start=1
-        ):
-            if name not in bad:
-                used.append((name, _file_digest(path)))
-            report("listing images", number, len(self.images.paths))
-        _write_table(self.folder.path(USED_IMAGES), ("path", "sha256"), used)
-        _write_table(self.folder.path(BAD_IMAGES), ("path",), [(name,) for name in self.bad])
+        write_results(self.folder, self.student, findings, report)
+        write_page(findings, self.folder.path("report.html"))
 
 
-def _file_digest(path: Path) -> str:
-    try:
-        with path.open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-    except OSError as exc:
-        raise CohortError(f"{path.name}: {exc.strerror}") from exc
-
-
-def _write_table(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
+def _clip_teacher(settings: PretrainSettings, folder: Path | None) -> ClipTeacher | None:
+    if isinstance(settings.teacher, EmaTeacherSettings):
+        if folder is not None:
+            raise SettingsError("--teacher is given, but teacher.kind is not clip")
+        return None
+    if folder is None:
+        raise SettingsError("teacher.kind is clip: --teacher must name its folder")
+    return ClipTeacher(folder, grid=settings.encoder.grid)
 
 
 def _parameter_groups(student: CaeNetwork, weight_decay: float) -> list[dict[str, Any]]:

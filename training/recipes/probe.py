@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Plot
-from scipy.special import softmax  # type: ignore[import-untyped]
+from scipy.special import softmax
 
 from models.metrics import Figure
 from training.backbones import COMPACT, HELP, name_of, notice_of, open_backbone

@@ -23,8 +23,10 @@ from training.errors import CohortError, RunError
 from training.export import Provenance, TensorSpec, export_model
 from training.runs import Progress, settings_digest, write_atomically
 from training.settings import read_toml
+from training.simulate.patches import Split
 from training.simulate.slides import SimulatedSlide, SimulationSettings, simulate_slides
 from training.slide_cohort import (
+    SPLITS,
     SlideCohort,
     SlideRow,
     read_slide_table,
@@ -76,7 +78,8 @@ class SlideSettings:
     folds: int
     """Folds by case, at least 3."""
     sensitivity: float
-    """Share of positive slides of the development folds that the threshold is to find."""
+    """Share of positive calibration slides that the threshold is to find; of development slides
+    out of fold where none are kept for calibration."""
     heat_maps: int
     """Held-out slides whose attention is written as a picture."""
     about: AboutSettings
@@ -129,10 +132,11 @@ def run(options: argparse.Namespace, report: Progress) -> None:
     records = store.extract(cohort.sources, report)
     write_table(options.out / "slides.csv", cohort.rows, records)
     usable = [row for row in cohort.rows if records[row.slide_id].status == "ok"]
-    development = [row for row in usable if not row.is_held_out]
-    held_out = [row for row in usable if row.is_held_out]
-    _check_labels(settings, development)
-    _check_labels(settings, held_out, needs_all=False)
+    splits = {name: [row for row in usable if row.split == name] for name in SPLITS}
+    _check_labels(settings, usable, needs_all=False)
+    _check_labels(settings, splits["development"])
+    if splits["calibration"]:
+        _check_labels(settings, splits["calibration"])
     session = _Session(
         settings=settings,
         folder=options.out,
@@ -141,10 +145,11 @@ def run(options: argparse.Namespace, report: Progress) -> None:
         shape=_shape(settings, encoder.dim),
         encoder_digest=encoder.digest,
     )
+    development = splits["development"]
     folds = np.array(split_folds(development, folds=settings.folds, seed=settings.seed))
     logits = session.out_of_fold(development, folds, report)
     final = session.final(development, folds, report)
-    _finish(session, final, development, logits, held_out, simulated, report)
+    _finish(session, final, splits, logits, simulated, report)
 
 
 def _read_cohort(
@@ -245,18 +250,23 @@ class _Session:
 def _finish(
     session: _Session,
     final: tuple[GatedAbmil, bytes],
-    development: list[SlideRow],
+    splits: dict[Split, list[SlideRow]],
     logits: NDArray[np.float64],
-    held_out: list[SlideRow],
     simulated: dict[str, SimulatedSlide],
     report: Progress,
 ) -> None:
     """Calibrate, measure, explain, and write what the export needs."""
     settings, (network, weights) = session.settings, final
-    labels = np.array([bag.label for bag in session.bags(development)])
-    temperature = fit_temperature(logits, labels)
+    development, held_out = splits["development"], splits["held_out"]
+    # Slides out of fold calibrate where cases are independent; others may be kept for it.
+    deciding, deciding_logits = development, logits
+    if splits["calibration"]:
+        deciding = splits["calibration"]
+        deciding_logits = predict(network, session.bags(deciding))
+    labels = np.array([bag.label for bag in session.bags(deciding)])
+    temperature = fit_temperature(deciding_logits, labels)
     columns = settings.positive_columns()
-    positive = calibrate(logits, temperature)[:, columns].sum(axis=1)
+    positive = calibrate(deciding_logits, temperature)[:, columns].sum(axis=1)
     threshold = threshold_for(positive, np.isin(labels, columns), settings.sensitivity)
     figures = measure_slides(
         logits, development, settings, temperature, threshold, data="development, out of fold"
@@ -287,6 +297,7 @@ def _finish(
         "temperature": temperature,
         "decision_threshold": threshold,
         "evidence_level": kind,
+        "calibrated_on": f"{len(deciding)} {kind} {deciding[0].split} slides",
         "figures": [dataclasses.asdict(figure) for figure in figures],
         "predictions": [
             {"slide_id": row.slide_id, "label": row.label, "logits": [float(v) for v in values]}
@@ -349,8 +360,8 @@ def export(run: Path, repository: Path, provenance: Provenance) -> SlideManifest
         tissue_preset=settings.tiles.tissue_preset,
         temperature=result["temperature"],
         decision_threshold=result["decision_threshold"],
-        decision_threshold_meaning=f"sensitivity {settings.sensitivity:.2f} on development slides "
-        f"({result['evidence_level']}), out of fold",
+        decision_threshold_meaning=f"sensitivity {settings.sensitivity:.2f} on "
+        f"{result['calibrated_on']}",
         min_tiles=settings.tiles.min_tiles,
     )
     load_abmil(weights, manifest)  # refuses weights that are not those of the result

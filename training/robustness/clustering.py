@@ -1,4 +1,4 @@
-"""Clustering score: do clusters follow the biology or the centre?"""
+"""Clustering score: whether clusters follow the biology or the centre."""
 
 from __future__ import annotations
 

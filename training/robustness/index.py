@@ -1,4 +1,4 @@
-"""Robustness index: do neighbours share the biology or the centre?"""
+"""Robustness index: whether neighbours share the biology or the centre."""
 
 from __future__ import annotations
 

@@ -109,7 +109,8 @@ def simulate_pairs(
         (folder / name).mkdir(parents=True, exist_ok=True)
     source = read_lesions(lesions, settings.labels)
     sizes = (settings.train_pairs, settings.validation_pairs, settings.test_pairs)
-    shares = tuple(size / sum(sizes) for size in sizes)
+    needed = (*sizes[:2], sizes[2] + 2 * settings.other_pairs)
+    shares = [lesions_of / sum(needed) for lesions_of in needed]
     parts = split_groups(
         source.rows, fractions=(shares[0], shares[1], shares[2]), seed=settings.seed
     )
@@ -250,7 +251,7 @@ def grow(
     angle = np.arctan2(offsets[0], offsets[1])
     reach = np.sqrt(mask.sum() / np.pi)
     radius = np.hypot(*offsets)
-    # Full growth inside the lesion, none beyond 1.8 times its radius: skin is not dragged along far.
+    # Full growth inside the lesion, none beyond 1.8 times its radius.
     fading = np.clip((1.8 * reach - radius) / (0.8 * reach), 0, 1)
     fading = fading * fading * (3 - 2 * fading)
     factor = 1 / (1 + growth * (1 + lean * np.cos(angle - side)) * fading)

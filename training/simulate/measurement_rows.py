@@ -140,7 +140,7 @@ class MeasurementPool:
         passing = self.passing
         wanted = passing if rng.random() < PASSING_SHARE or passing.all() else ~passing
         rows = np.flatnonzero(wanted)
-        return self.values[rows[rng.integers(len(rows))]].copy()
+        return np.array(self.values[rows[rng.integers(len(rows))]])
 
 
 def deviate(

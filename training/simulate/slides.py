@@ -6,13 +6,13 @@ its cells shows metastasis by the pathologist's mask. What it does not have is t
 tissue, the variety of real patients and any finding that is not in a handful of patches: figures
 on it say that the software works, and nothing about a clinic.
 
-Pixels of the development slides never occur in the held-out ones: the patches of one real slide
-overlap, so crops are told apart by where they lie in it.
+Development, calibration and held-out slides share no pixel: the patches of one real slide overlap,
+so crops are told apart by where they lie in it. Without slides of its own to calibrate on, a
+network that knows the pixels is far too sure of itself.
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import json
@@ -25,9 +25,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.stain import LabStatistics, lab_statistics, reinhard
-from training.cohorts import find_file, read_image, read_mask
+from models.stain import LabStatistics, reinhard
 from training.errors import CohortError
+from training.simulate.patches import (
+    Patch,
+    Split,
+    background_patches,
+    labelled_patches,
+    read_styles,
+)
 
 CELL_PX = 512
 """Side of a cell: one tile of 256 px at 0.5 um/px."""
@@ -54,6 +60,8 @@ class SimulationSettings:
     """Seed of the slides."""
     slides: int
     """Slides for development."""
+    calibration_slides: int
+    """Slides for temperature and threshold."""
     held_out_slides: int
     """Slides for the held-out figures."""
     slides_per_case: int
@@ -69,13 +77,17 @@ class SimulationSettings:
     style_strength: float
     """How far a slide's colours go towards those of a random reference, in [0, 1]."""
     development_rows: dict[str, tuple[int, ...]]
-    """Real slide -> first and last row (level 0) of what development may use of it."""
+    """Real slide -> first and last row (level 0) of what development may use of it; calibration
+    uses what lies before, held-out slides what lies after."""
+    calibration_files: tuple[str, ...]
+    """Background images, by name without suffix, that only calibration slides use."""
     held_out_files: tuple[str, ...]
     """Background images, by name without suffix, that only held-out slides use."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be simulated."""
-        if min(self.slides, self.held_out_slides, self.slides_per_case, self.min_cells) < 1:
+        counts = (self.slides, self.calibration_slides, self.held_out_slides, self.slides_per_case)
+        if min(*counts, self.min_cells) < 1:
             raise ValueError("counts must be positive")
         if self.max_cells < self.min_cells:
             raise ValueError("max_cells must not be below min_cells")
@@ -85,23 +97,6 @@ class SimulationSettings:
             raise ValueError("style_strength must lie in [0, 1]")
         if any(len(rows) != 2 or rows[0] >= rows[1] for rows in self.development_rows.values()):
             raise ValueError("development_rows must name a first and a last row")
-
-
-@dataclass(frozen=True, eq=False)
-class Patch:
-    """One real image."""
-
-    name: str
-    pixels: NDArray[np.uint8]
-    """(H, W, 3) RGB, at least one cell large."""
-    tumour: NDArray[np.bool_]
-    """(H, W) metastasis."""
-    rows: tuple[int, int] | None
-    """Rows, relative to the patch, that belong to development; None: all or none, by ``name``."""
-    colours: LabStatistics
-    """Of the real slide it comes from."""
-    is_held_out: bool
-    """Whether, with ``rows`` None, only held-out slides use it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +118,7 @@ class SimulatedSlide:
     slide_id: str
     case: str
     label: str
-    is_held_out: bool
+    split: Split
     cells: dict[tuple[int, int], Cell]
     """(column, row) -> what is there."""
     columns: int
@@ -199,34 +194,39 @@ def simulate_slides(
     CohortError
         If a table or an image is missing, or no crop of a kind can be found.
     """
-    patches = (*_labelled_patches(settings, data), *_background(settings, data))
-    styles = _styles(data)
+    patches = (
+        *labelled_patches(data, settings.development_rows),
+        *background_patches(
+            data,
+            calibration_files=settings.calibration_files,
+            held_out_files=settings.held_out_files,
+        ),
+    )
+    styles = read_styles(data)
+    counts: dict[Split, int] = {
+        "development": settings.slides,
+        "calibration": settings.calibration_slides,
+        "held_out": settings.held_out_slides,
+    }
     slides: list[SimulatedSlide] = []
-    for is_held_out, count in ((False, settings.slides), (True, settings.held_out_slides)):
-        rng = np.random.default_rng([settings.seed, is_held_out])
+    for number, (split, count) in enumerate(counts.items()):
+        rng = np.random.default_rng([settings.seed, number])
         kinds = {
-            is_tumour: _find_places(patches, is_tumour=is_tumour, is_held_out=is_held_out)
+            is_tumour: _find_places(patches, is_tumour=is_tumour, split=split)
             for is_tumour in (False, True)
         }
+        made: list[SimulatedSlide] = []
         cases = 0
-        first = len(slides)
-        while len(slides) - first < count:
+        while len(made) < count:
             label = ("normal", "tumour")[cases % 2]
-            left = count - (len(slides) - first)
-            for _ in range(min(int(rng.integers(1, settings.slides_per_case + 1)), left)):
-                prefix = "held_out" if is_held_out else "slide"
-                slides.append(
-                    _simulate_one(
-                        rng,
-                        settings,
-                        kinds,
-                        styles,
-                        name=(f"{prefix}_{len(slides) - first:04d}", f"{prefix}_case_{cases:04d}"),
-                        label=label,
-                        is_held_out=is_held_out,
-                    )
+            wanted = int(rng.integers(1, settings.slides_per_case + 1))
+            for _ in range(min(wanted, count - len(made))):
+                name = (f"{split}_{len(made):04d}", f"{split}_case_{cases:04d}")
+                made.append(
+                    _simulate_one(rng, settings, kinds, styles, name=name, label=label, split=split)
                 )
             cases += 1
+        slides += made
     hashed = hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode())
     for patch in patches:
         hashed.update(patch.pixels.tobytes())
@@ -241,7 +241,7 @@ def _simulate_one(
     *,
     name: tuple[str, str],
     label: str,
-    is_held_out: bool,
+    split: Split,
 ) -> SimulatedSlide:
     count = int(rng.integers(settings.min_cells, settings.max_cells + 1))
     share = rng.uniform(settings.min_tumour_share, settings.max_tumour_share)
@@ -262,7 +262,7 @@ def _simulate_one(
         slide_id=name[0],
         case=name[1],
         label=label,
-        is_held_out=is_held_out,
+        split=split,
         cells=cells,
         columns=columns + 2,
         rows=rows + 2,
@@ -279,7 +279,7 @@ def _mix(first: LabStatistics, second: LabStatistics, weight: float) -> LabStati
 
 
 def _find_places(
-    patches: Sequence[Patch], *, is_tumour: bool, is_held_out: bool
+    patches: Sequence[Patch], *, is_tumour: bool, split: Split
 ) -> list[tuple[Patch, NDArray[np.intp]]]:
     """Patches with the (row, column) corners of all crops of a kind.
 
@@ -296,19 +296,24 @@ def _find_places(
         fits &= _crop_means(np.asarray(darkest < GLASS_LEVEL)) >= MIN_TISSUE
         tops = np.arange(share.shape[0]) * GRID_PX
         if patch.rows is None:
-            fits &= patch.is_held_out == is_held_out
-        elif is_held_out:
-            fits &= ((tops + CELL_PX <= patch.rows[0]) | (tops >= patch.rows[1]))[:, np.newaxis]
+            fits &= patch.split == split
         else:
-            is_inside = (tops >= patch.rows[0]) & (tops + CELL_PX <= patch.rows[1])
-            fits &= is_inside[:, np.newaxis]
+            fits &= _is_of_split(tops, patch.rows, split)[:, np.newaxis]
         if fits.any():
             found.append((patch, np.argwhere(fits) * GRID_PX))
     if not found:
         kind = "tumour" if is_tumour else "normal"
-        side = "held-out" if is_held_out else "development"
-        raise CohortError(f"the patches give no {kind} cell for {side} slides")
+        raise CohortError(f"the patches give no {kind} cell for {split} slides")
     return found
+
+
+def _is_of_split(tops: NDArray[np.intp], rows: tuple[int, int], split: Split) -> NDArray[np.bool_]:
+    """Whether crops that begin at these rows lie wholly within a split's part of the slide."""
+    if split == "calibration":
+        return np.asarray(tops + CELL_PX <= rows[0])
+    if split == "held_out":
+        return np.asarray(tops >= rows[1])
+    return np.asarray((tops >= rows[0]) & (tops + CELL_PX <= rows[1]))
 
 
 def _crop_means(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -329,68 +334,3 @@ def _draw_cell(
     patch, corners = places[int(rng.integers(len(places)))]
     y, x = corners[int(rng.integers(len(corners)))]
     return Cell(patch, int(x), int(y), int(rng.integers(8)), is_tumour)
-
-
-def _labelled_patches(settings: SimulationSettings, data: Path) -> list[Patch]:
-    folder = data / "camelyon16_patches"
-    try:
-        with (folder / "labels.csv").open(newline="", encoding="utf-8") as handle:
-            records = list(csv.DictReader(handle))
-        wanted = [(r["name"], r["slide"], r["label"], int(r["y_level0"])) for r in records]
-    except (OSError, KeyError, ValueError) as exc:
-        raise CohortError(f"{folder / 'labels.csv'} cannot be read as a table of patches") from exc
-    images = {name: _read(folder / "images", name) for name, *_ in wanted}
-    colours = {
-        slide: _statistics([images[name] for name, where, *_ in wanted if where == slide])
-        for slide in {where for _, where, *_ in wanted}
-    }
-    patches = []
-    for name, slide, label, y_level0 in wanted:
-        if slide not in settings.development_rows:
-            raise CohortError(f"development_rows names no rows of {slide}")
-        first, last = settings.development_rows[slide]
-        image = images[name]
-        tumour = np.zeros(image.shape[:2], np.bool_)
-        mask = find_file(folder / "masks", name)
-        if mask is not None:
-            tumour = read_mask(mask) > 0
-        elif label == "tumor":
-            raise CohortError(f"{name} has no mask")
-        if tumour.shape != image.shape[:2]:
-            raise CohortError(f"{name}: mask {tumour.shape} does not fit image {image.shape[:2]}")
-        rows = (first - y_level0, last - y_level0)
-        patches.append(Patch(name, image, tumour, rows, colours[slide], is_held_out=False))
-    return patches
-
-
-def _background(settings: SimulationSettings, data: Path) -> list[Patch]:
-    """Tissue of other organs and laboratories, none of it a metastasis in a lymph node."""
-    patches = []
-    for path in sorted((data / "monuseg_test" / "images").glob("*")):
-        image = _read(path.parent, path.stem)
-        none = np.zeros(image.shape[:2], np.bool_)
-        is_held_out = path.stem in settings.held_out_files
-        patches.append(Patch(path.stem, image, none, None, _statistics([image]), is_held_out))
-    return patches
-
-
-def _styles(data: Path) -> tuple[LabStatistics, ...]:
-    """Colours of real laboratories; the first is the patches' own."""
-    folders = ("camelyon16_patches/images", "monuseg_test/images", "stain_tiles")
-    paths = [path for folder in folders for path in sorted((data / folder).glob("*.[jp][pn]g"))]
-    if not paths:
-        raise CohortError(f"{data} holds no patches")
-    return tuple(_statistics([_read(path.parent, path.stem)]) for path in paths)
-
-
-def _statistics(images: Sequence[NDArray[np.uint8]]) -> LabStatistics:
-    # Every fourth pixel of each: enough for a mean and a deviation.
-    pixels = np.concatenate([image[::4, ::4].reshape(-1, 1, 3) for image in images])
-    return lab_statistics(pixels)
-
-
-def _read(folder: Path, name: str) -> NDArray[np.uint8]:
-    path = find_file(folder, name)
-    if path is None:
-        raise CohortError(f"{name}: no image in {folder}")
-    return read_image(path)

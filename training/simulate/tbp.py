@@ -269,7 +269,7 @@ class _Patient:
 
     def write_skin(self) -> list[dict[str, object]]:
         """Write the skin tiles; returns the rows of their table."""
-        rows = []
+        rows: list[dict[str, object]] = []
         skin = self.anchor[[column_number(name) for name in ("Lext", "Aext", "Bext")]]
         for number in range(self.settings.skin_tiles):
             row = self.source.rows[self.rng.integers(len(self.source.rows))]
@@ -320,7 +320,7 @@ def cut_tile(
     extent = max(np.ptp(rows), np.ptp(columns)) + 1
     scale = side_px / (extent * rng.uniform(1.5, 2.0))
     turned = cv2.getRotationMatrix2D(centre, rng.uniform(-180, 180), scale)
-    turned[:, 2] += side_px / 2 - np.array(centre)
+    turned[:, 2] += np.asarray(side_px / 2 - np.array(centre))
     # Smoothed first: a reduction by warping alone would alias.
     smooth = cv2.GaussianBlur(coloured, (0, 0), max(0.3, 0.4 / scale))
     tile = cv2.warpAffine(

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from models.metrics import (
     dice,
     jaccard,
     macro_auroc,
+    permutation_test,
 )
 
 
@@ -128,3 +131,37 @@ def test_a_statistic_that_is_mostly_undefined_has_no_interval() -> None:
     )
     assert np.isnan(figure.low)
     assert np.isnan(figure.high)
+
+
+def test_permutation_test_is_that_of_all_permutations():
+    gains = np.array([0.5, 0.4, 0.3, 0.2, -0.1, 0.6, 0.05, 0.7])
+    groups = ["a", "a", "b", "c", "d", "d", "e", "f"]
+    names, numbers = np.unique(groups, return_inverse=True)
+
+    def difference(swapped):
+        return float(np.where(swapped, -gains, gains).mean())
+
+    exact = np.mean(
+        [
+            abs(difference(np.array(signs)[numbers])) >= gains.mean() - 1e-12
+            for signs in itertools.product([False, True], repeat=len(names))
+        ]
+    )
+    found = permutation_test(difference, groups, replicates=4000)
+    assert found == pytest.approx(exact, abs=0.01)
+
+
+def test_permutation_test_of_equal_models_is_one():
+    assert permutation_test(lambda swapped: 0.0, ["a", "b"], replicates=50) == 1
+
+
+def test_permutation_swaps_whole_groups():
+    def difference(swapped):
+        assert swapped[0] == swapped[2]
+        return 1.0 if not swapped.any() else 0.0
+
+    permutation_test(difference, ["a", "b", "a", "c"], replicates=50)
+
+
+def test_permutation_test_of_an_undefined_figure_is_undefined():
+    assert np.isnan(permutation_test(lambda swapped: float("nan"), ["a", "b"]))

@@ -132,21 +132,6 @@ def test_any_text_survives_the_configuration(repository: Path) -> None:
     assert Manifest.from_json(config.parameters["manifest"].string_value) == odd
 
 
-def test_figures_of_other_weights_are_refused(
-    run: Path, data: Path, repository: Path, tmp_path: Path
-) -> None:
-    manifest = Manifest.from_json((repository / "diagnosis" / "manifest.json").read_bytes())
-    folder = tmp_path / "repository"
-    more = {"0" * 64: manifest.figures[:1]}
-    options = {"data": data, "flips": False}
-    with pytest.raises(RunError, match="other weights"):
-        export(run, folder, PROVENANCE, more_figures=more, **options)
-    assert not folder.exists()
-    elsewhere = dataclasses.replace(manifest.figures[0], data="elsewhere")
-    added = export(run, folder, PROVENANCE, more_figures={manifest.digest: (elsewhere,)}, **options)
-    assert added.figures == (*manifest.figures, elsewhere)
-
-
 def test_labels_the_model_does_not_have_are_refused(repository: Path, data: Path) -> None:
     served, manifest = load_model(repository / "diagnosis")
     rows = read_rows(data / "labels.csv", image_column="image_id", label_column="dx")[:2]

@@ -26,7 +26,7 @@ class Counting(nn.Module):
 
     def __init__(self, stop_after: int | None = None) -> None:
         super().__init__()
-        self.images = 0
+        self.images = -1  # the image that tells whether a store fits is not counted
         self.stop_after = stop_after
 
     def forward(self, images: Tensor) -> Tensor:
@@ -115,6 +115,17 @@ def test_a_broken_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert np.array_equal(found.features.values, whole.features.values)
 
 
+def test_the_same_weights_in_a_changed_network_are_noticed(tmp_path: Path) -> None:
+    class Changed(Counting):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) + 0.1
+
+    files = write_images(tmp_path / "images")
+    extract(files, tmp_path / "cache", Counting())
+    with pytest.raises(RunError, match="another network"):
+        extract(files, tmp_path / "cache", Changed())
+
+
 def stores(folder: Path) -> tuple[Path, Path]:
     (place,) = folder.iterdir()
     return place / "rows.f32", place / "index.txt"
@@ -150,7 +161,7 @@ def test_a_changed_row_is_noticed(tmp_path: Path) -> None:
 
 def test_a_store_belongs_to_one_encoder_and_one_run(tmp_path: Path) -> None:
     digests = ["ab" * 32, "ab" * 8 + "cd" * 24]
-    options = {"dim": 3, "framing": "whole", "preparation": {}}
+    options = {"dim": 3, "framing": "whole", "preparation": {}, "check": np.ones(3, np.float32)}
     first = FeatureStore(tmp_path, backbone=digests[0], **options)
     with pytest.raises(RunError, match="in use"):
         FeatureStore(tmp_path, backbone=digests[0], **options)
@@ -162,7 +173,13 @@ def test_a_store_belongs_to_one_encoder_and_one_run(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_what_was_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"backbone": DIGEST, "dim": 3, "framing": "whole", "preparation": {}}
+    options = {
+        "backbone": DIGEST,
+        "dim": 3,
+        "framing": "whole",
+        "preparation": {},
+        "check": np.ones(3, np.float32),
+    }
     rows = np.arange(6, dtype=np.float32).reshape(2, 3)
     names = [hashlib.sha256(bytes([i])).hexdigest() for i in range(3)]
     with FeatureStore(tmp_path, **options) as store:
@@ -217,7 +234,8 @@ def test_missing_and_no_images_are_refused(tmp_path: Path) -> None:
 def test_an_answer_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     class Broken(Counting):
         def forward(self, images: Tensor) -> Tensor:
-            return super().forward(images) / 0
+            found = super().forward(images)
+            return found / 0 if self.images else found
 
     with pytest.raises(OutputError, match="image_0"):
         extract(write_images(tmp_path / "images"), tmp_path / "cache", Broken())

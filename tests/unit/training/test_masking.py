@@ -38,9 +38,7 @@ def naive_block_mask(
             failed += 1
     free = [(y, x) for y in range(grid[0]) for x in range(grid[1]) if (y, x) not in masked]
     if len(masked) < count:
-        chosen = rng.choice(
-            [y * grid[1] + x for y, x in free], count - len(masked), replace=False
-        )
+        chosen = rng.choice([y * grid[1] + x for y, x in free], count - len(masked), replace=False)
         masked |= {divmod(int(cell), grid[1]) for cell in chosen}
     return masked
 

@@ -260,3 +260,31 @@ def test_impossible_settings_are_one_line(
 def test_result_is_plain_json(run: Path) -> None:
     result = json.loads((run / "result.json").read_text(), parse_constant=pytest.fail)
     assert result["events"] < result["patients"] == 160
+
+
+def test_the_shipped_model_answers_as_its_manifest_says() -> None:
+    folder = Path("triton_repo/prognosis")
+    manifest = PrognosisManifest.from_json((folder / "manifest.json").read_text())
+    assert manifest.evidence_level == "real"
+    backend = PrognosisBackend()
+    backend.device = torch.device("cpu")
+    backend.load(manifest.to_json(), (folder / "1" / "weights.safetensors").read_bytes())
+    found = []
+    for thickness, ulceration in ((0.5, "no"), (6.0, "yes")):
+        given = {"thickness": thickness, "ulceration": ulceration, "sex": "female", "age": 50}
+        patient = code_patient(given, "I", manifest)
+        assert isinstance(patient, CodedPatient)
+        answers = backend.answer({"COVARIATES": torch.from_numpy(patient.covariates[None])})
+        plain = {name: x.numpy()[0] for name, x in answers.items()}
+        found.append(
+            interpret(
+                patient,
+                linear_predictor=float(plain["LINEAR_PREDICTOR"][0]),
+                survival=plain["SURVIVAL"],
+                low=plain["SURVIVAL_LOW"],
+                high=plain["SURVIVAL_HIGH"],
+                manifest=manifest,
+            )
+        )
+    assert [x.risk_group for x in found] == ["low risk", "high risk"]
+    assert found[0].survival[1].low > found[1].survival[1].high

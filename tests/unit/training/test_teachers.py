@@ -18,6 +18,7 @@ from models.architectures.encoder import Encoder
 from models.shapes import EncoderShape
 from training.errors import PretrainedError
 from training.pretraining.processes import World
+from training.pretraining.settings import EmaTeacherSettings
 from training.teachers import CLIP_MEAN, CLIP_STD, ClipTeacher, EmaTeacher, momentum_at
 
 VISION = {
@@ -217,8 +218,10 @@ def test_incomplete_or_broken_clip_weights_are_refused(tmp_path: Path) -> None:
 def make_ema(blocks: int = 2, centre_momentum: float = 0.9) -> tuple[Encoder, EmaTeacher]:
     torch.manual_seed(0)
     student = Encoder(SHAPE, layer_scale=0.5, drop_path=0.3)
-    teacher = EmaTeacher(student, blocks=blocks, centre_momentum=centre_momentum, world=ALONE)
-    return student, teacher
+    settings = EmaTeacherSettings(
+        kind="ema", momentum=0.5, final_momentum=1.0, blocks=blocks, centre_momentum=centre_momentum
+    )
+    return student, EmaTeacher(student, settings, ALONE)
 
 
 def test_ema_targets_are_relative_to_the_running_mean() -> None:
@@ -266,7 +269,7 @@ def test_ema_follows_the_student() -> None:
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(1.0)
-    teacher.follow(student, 0.75)
+    teacher.follow(student, 0.5)  # half way from 0.5 to 1
     for name, value in teacher.encoder.named_parameters():
         torch.testing.assert_close(value, before[name] + 0.25)
         assert not value.requires_grad

@@ -1,16 +1,21 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from models.embedding import EncoderManifest
-from models.manifest import InputSpec
+from models.manifest import HeldOutFigure, InputSpec
 from models.shapes import EfficientNetLiteShape
 from models.weights import digest_of, encode_weights
+from training.__main__ import main
 from training.errors import RunError
 from training.export import (
     TensorSpec,
+    add_figures,
     export_model,
     find_version,
     live_number,
@@ -151,3 +156,42 @@ def test_a_manifest_of_other_weights_is_refused(tmp_path: Path) -> None:
             outputs=(EMBEDDING,),
             max_batch_size=4,
         )
+
+
+def figure(value: float, data: str = "elsewhere") -> HeldOutFigure:
+    return HeldOutFigure(
+        metric="AUROC", data=data, value=value, low=0.1, high=0.9, n=10, groups=8, command="c"
+    )
+
+
+def test_figures_are_added_to_the_version_and_what_is_in_service(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    export(tmp_path, "1.0.0", 1.0)
+    add_figures(folder, 1, [figure(0.5), figure(0.6, "here")])
+    add_figures(folder, 1, [figure(0.7)])
+    manifest = EncoderManifest.from_json((folder / "manifest.json").read_bytes())
+    assert [(f.data, f.value) for f in manifest.figures] == [("elsewhere", 0.7), ("here", 0.6)]
+    for file in ("manifest.json", "config.pbtxt"):
+        assert (folder / file).read_bytes() == (folder / "1" / file).read_bytes()
+    parsed = text_format.Parse(
+        (folder / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+    )
+    assert parsed.parameters["manifest"].string_value == manifest.to_json()
+    assert "| AUROC | 0.700 | 0.100 to 0.900 |" in (folder / "CARD.md").read_text()
+
+
+def test_figures_of_other_weights_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(tmp_path, "1.0.0", 1.0)
+    path = tmp_path / "figures.json"
+    words = ["figures", "--repository", str(tmp_path), "--model", "toy", "--json", str(path)]
+    path.write_text(json.dumps({"digest": "0" * 64, "figures": [asdict(figure(0.5))]}))
+    assert main(words) == 1
+    assert "other weights" in capsys.readouterr().err
+    path.write_text("{}")
+    assert main(words) == 1
+    assert "holds no figures" in capsys.readouterr().err
+    digest = json.loads((tmp_path / "toy" / "manifest.json").read_text())["digest"]
+    path.write_text(json.dumps({"digest": digest, "figures": [asdict(figure(0.5))]}))
+    assert main(words) == 0
