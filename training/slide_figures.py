@@ -164,7 +164,8 @@ def tumour_auroc(
 
 def evidence_sentence(figures: Sequence[HeldOutFigure]) -> str:
     """One sentence for every report, of the last slides on which the headlines were measured."""
-    last = [figure for figure in figures if figure.metric in HEADLINES][-len(HEADLINES) :]
+    headlines = [figure for figure in figures if figure.metric in HEADLINES]
+    last = [figure for figure in headlines if figure.data == headlines[-1].data]
     parts = [
         f"{figure.metric} {figure.value:.3f}"
         + ("" if figure.low is None else f" ({figure.low:.3f} to {figure.high:.3f})")

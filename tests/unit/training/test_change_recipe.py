@@ -104,9 +104,9 @@ def test_interrupted_run_ends_like_an_unbroken_one(
         for part in ("head", "best"):
             for name, value in finished.state[variant][part].items():
                 assert torch.equal(again.state[variant][part][name], value), (variant, name)
-    assert again.folder.history == finished.folder.history
-    results = [r.folder.path("results.json").read_text() for r in (again, finished)]
-    assert results[0] == results[1]
+    for name in ("history.csv", "results.json"):
+        texts = [run.folder.path(name).read_text() for run in (again, finished)]
+        assert texts[0] == texts[1]
 
 
 def test_simulated_pairs_share_no_lesion_between_splits(folder: Path) -> None:
@@ -196,14 +196,17 @@ def test_growth_is_measured_where_masks_and_registration_are_there(
 ) -> None:
     """One lesion on textured skin, registered for real, through the whole chain."""
     source = tmp_path / "lesions"
-    write_cohort(source, groups=60, side=(120, 160))
+    write_cohort(source, groups=30, side=(120, 160))
     for number, path in enumerate(sorted((source / "images").iterdir())):
         picture = np.array(Image.open(path))
         mask = np.array(Image.open(source / "masks" / path.name)) > 0
         background = skin(number, (120, 160))
         background[mask] = picture[mask]
         Image.fromarray(background).save(path)
-    simulate_pairs(settings.simulation, lesions=source, folder=tmp_path / "c", report=silent)
+    simulation = dataclasses.replace(
+        settings.simulation, train_pairs=4, validation_pairs=4, test_pairs=4
+    )
+    simulate_pairs(simulation, lesions=source, folder=tmp_path / "c", report=silent)
     preparation = dataclasses.replace(settings.preparation, registers=True)
     cohort = read(tmp_path / "c")
     features = encode_pairs(cohort, preparation, tiny_embedder(), tmp_path / "cache", silent)
@@ -230,7 +233,7 @@ def test_threshold_reaches_the_wanted_sensitivity(finished: ChangeRun) -> None:
     rows = answers.rows(1)
     found = 1 / (1 + np.exp(-logits[rows][answers.changed[rows]] / temperature))
     needed = np.ceil(0.6 * len(found) - 1e-9)
-    assert (found >= threshold - 1e-9).sum() >= needed
+    assert (found >= threshold - 1e-6).sum() >= needed
     assert (found > threshold + 1e-6).sum() < needed
 
 

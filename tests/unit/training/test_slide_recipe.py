@@ -116,7 +116,7 @@ def test_a_run_leaves_figures_attention_and_a_report(finished):
     figures = {(f["metric"], f["data"]): f for f in result["figures"]}
     auroc = figures["macro one-versus-rest AUROC", "held-out simulated slides"]
     assert auroc["groups"] == auroc["n"] == 4
-    rows = read_csv((finished / "slides.csv"))
+    rows = read_csv(finished / "slides.csv")
     assert len(rows) == 20
     assert {row["status"] for row in rows} == {"ok"}
     attention = sorted((finished / "attention").glob("*.csv"))
@@ -172,7 +172,7 @@ def test_the_served_model_answers_as_the_recipe(finished, tmp_path):
         features = np.load(finished / "features" / name / "features.npy").astype(np.float32)
         answer = backend.answer({"FEATURES": torch.from_numpy(features)})
         np.testing.assert_allclose(answer["LOGITS"].detach(), expected[name], atol=1e-4)
-        lines = read_csv((finished / "attention" / f"{name}.csv"))
+        lines = read_csv(finished / "attention" / f"{name}.csv")
         raw = [float(line["raw"]) for line in lines]
         np.testing.assert_allclose(answer["ATTENTION_RAW"].detach()[:, 0], raw, atol=1e-4)
     config = (folder / "config.pbtxt").read_text()
