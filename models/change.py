@@ -338,8 +338,8 @@ class ChangeManifest(Manifest):
     """Width of the fully connected layer."""
     projection: int
     """Features of the contrastive embedding."""
-    encoder: str
-    """Digest of the encoder whose embeddings the head was trained on."""
+    encoder_digest: str
+    """SHA-256 of the encoder whose embeddings the head was trained on."""
     temperature: float
     """Divides the logit, positive."""
     threshold: float
@@ -354,6 +354,10 @@ class ChangeManifest(Manifest):
     def _extra_checks(self) -> dict[str, Callable[[], bool]]:
         return {
             "embedding_dim": lambda: self.embedding_dim > 0,
+            "encoder_digest": lambda: (
+                len(self.encoder_digest) == 64
+                and set(self.encoder_digest) <= set("0123456789abcdef")
+            ),
             "hidden": lambda: self.hidden > 0,
             "projection": lambda: self.projection > 0,
             "temperature": lambda: 0 < self.temperature < math.inf,

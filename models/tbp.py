@@ -334,8 +334,8 @@ class TbpManifest(Manifest):
     """Grades in the order of the output."""
     embedding_dim: int
     """Features of an embedding."""
-    encoder: str
-    """Digest of the encoder whose embeddings the heads were trained on."""
+    encoder_digest: str
+    """SHA-256 of the encoder whose embeddings the heads were trained on."""
 
     def _extra_checks(self) -> dict[str, Callable[[], bool]]:
         return {
@@ -350,4 +350,8 @@ class TbpManifest(Manifest):
             "nevus_threshold": lambda: 0 < self.nevus_threshold < 1,
             "photodamage_grades": lambda: self.photodamage_grades == PHOTODAMAGE_GRADES,
             "embedding_dim": lambda: self.embedding_dim > 0,
+            "encoder_digest": lambda: (
+                len(self.encoder_digest) == 64
+                and set(self.encoder_digest) <= set("0123456789abcdef")
+            ),
         }

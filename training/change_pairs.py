@@ -270,8 +270,12 @@ def _encode_block(
         prepared, growth = prepare(pair, settings)
         outcome = prepared.registration
         found = isinstance(outcome, Registration)
-        raw += [prepare_image(read_image(path)) for path in (pair.before, pair.after)]
-        clean += [prepare_image(each.image) for each in (prepared.before, prepared.after)]
+        raw += [
+            prepare_image(read_image(path), embedder.size) for path in (pair.before, pair.after)
+        ]
+        clean += [
+            prepare_image(each.image, embedder.size) for each in (prepared.before, prepared.after)
+        ]
         rows.append(
             (
                 float(found),

@@ -19,7 +19,7 @@ from torch import nn
 
 from models.architectures.served_encoder import load_served_encoder
 from models.embedding import EncoderManifest
-from models.preprocessing import prepare_image
+from models.preprocessing import INPUT_SIZE, prepare_image
 from models.weights import digest_of, encode_weights, fill, read_tensors
 from training.augment import normalise
 from training.cohorts import read_image
@@ -40,6 +40,8 @@ class Embedder:
     """SHA-256 of its weights as the model repository stores them."""
     dim: int
     """Features D of an embedding."""
+    size: int = INPUT_SIZE
+    """Side S of its input in pixels."""
 
     @torch.inference_mode()
     def embed(self, images: NDArray[np.uint8], batch_size: int = 32) -> NDArray[np.float32]:
@@ -73,9 +75,8 @@ def load_embedder(folder: Path | None = None) -> Embedder:
     Parameters
     ----------
     folder
-        One version of the encoder in the model repository (``manifest.json`` and
-        ``weights.safetensors``); None for EfficientNet-Lite with its ImageNet weights, rounded as
-        the repository stores it.
+        E.g. ``triton_repo/encoder``: the version in service is taken. None for EfficientNet-Lite
+        with its ImageNet weights, rounded as the repository stores it.
 
     Raises
     ------
@@ -86,13 +87,15 @@ def load_embedder(folder: Path | None = None) -> Embedder:
     """
     if folder is not None:
         try:
-            text = (folder / "manifest.json").read_text("utf-8")
-            weights = (folder / "weights.safetensors").read_bytes()
+            manifest = EncoderManifest.from_json((folder / "manifest.json").read_text("utf-8"))
+            files = [path.read_bytes() for path in sorted(folder.glob("*/weights.safetensors"))]
         except OSError as exc:
             raise RunError(f"{folder} holds no encoder: {exc.strerror}") from exc
-        manifest = EncoderManifest.from_json(text)
-        served: nn.Module = load_served_encoder(weights, manifest)
-        return _on_device(served, manifest.digest, manifest.dim)
+        named = [weights for weights in files if digest_of(weights) == manifest.digest]
+        if not named:
+            raise RunError(f"{folder} lacks the weights that its manifest names")
+        served: nn.Module = load_served_encoder(named[0], manifest)
+        return _on_device(served, manifest.digest, manifest.dim, manifest.input.size)
     encoder = load_compact()
     weights = encode_weights(
         {f"encoder.{name}": value for name, value in encoder.state_dict().items()}, half=True
@@ -102,9 +105,9 @@ def load_embedder(folder: Path | None = None) -> Embedder:
     return _on_device(network, digest_of(weights), encoder.dim)
 
 
-def _on_device(network: nn.Module, digest: str, dim: int) -> Embedder:
+def _on_device(network: nn.Module, digest: str, dim: int, size: int = INPUT_SIZE) -> Embedder:
     network = network.to(device()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Embedder(network=network.eval(), digest=digest, dim=dim)
+    return Embedder(network=network.eval(), digest=digest, dim=dim, size=size)
 
 
 def embed_files(
@@ -142,7 +145,7 @@ def embed_files(
         if kept.is_file():
             blocks.append(np.load(kept, allow_pickle=False))
         else:
-            images = np.stack([prepare_image(read_image(path)) for path in part])
+            images = np.stack([prepare_image(read_image(path), embedder.size) for path in part])
             blocks.append(embedder.embed(images))
             content = io.BytesIO()
             np.save(content, blocks[-1], allow_pickle=False)

@@ -32,7 +32,8 @@ class SlideRow:
     case: str
     """Patient: slides of one never come apart."""
     split: Split
-    """``calibration`` slides decide temperature and threshold, ``held_out`` ones the figures."""
+    """``calibration`` slides stop the final training and decide temperature and threshold,
+    ``held_out`` ones give the figures."""
 
 
 @dataclass(frozen=True, kw_only=True)

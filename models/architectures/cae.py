@@ -65,7 +65,8 @@ class _CrossAttention(nn.Module):
 
     def _split(self, tokens: Tensor) -> Tensor:
         """(B, N, heads * d) to (B, heads, N, d)."""
-        return tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
+        batch, count, width = tokens.shape
+        return tokens.reshape(batch, count, self.heads, width // self.heads).transpose(1, 2)
 
 
 class _Mlp(nn.Module):

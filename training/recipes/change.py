@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.architectures.siamese import SiameseHead, SiameseShape, contrastive_loss
-from models.change import ChangeManifest, PreparationSettings
+from models.change import ChangeManifest
 from models.metrics import binary_auroc
 from models.weights import digest_of, encode_weights, stored
 from training.change_figures import (
@@ -31,6 +31,7 @@ from training.change_figures import (
     write_report,
 )
 from training.change_pairs import PairCohort, PairFeatures, encode_pairs, read_pairs
+from training.change_settings import ChangeSettings
 from training.embedding import Embedder, load_embedder
 from training.errors import CohortError, RunError
 from training.export import Provenance, TensorSpec, export_model
@@ -44,7 +45,7 @@ from training.runs import (
     seed_all,
 )
 from training.settings import read_toml
-from training.simulate.change import ChangeSimulation, simulate_pairs
+from training.simulate.change import simulate_pairs
 
 SUMMARY = "train the Siamese head of change detection, or go on with it"
 RESULTS = "results.json"
@@ -62,66 +63,6 @@ CITATION = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChangeSettings:
-    """Everything that decides the weights, apart from data and code."""
-
-    seed: int
-    """Seed of weights, split, order and dropout."""
-    train_fraction: float
-    """Share of the groups for training, where the table has no split."""
-    validation_fraction: float
-    """Share for choosing epoch, temperature and threshold; the rest is the test split."""
-    sensitivity: float
-    """Share of the changed validation pairs that the threshold must find."""
-    replicates: int
-    """Bootstrap samples behind an interval."""
-    hidden: int
-    """Width of the fully connected layer."""
-    projection: int
-    """Features of the contrastive embedding."""
-    dropout: float
-    """Share of the features dropped in training, in [0, 1)."""
-    margin: float
-    """Distance that the contrastive loss asks of changed pairs."""
-    contrastive_weight: float
-    """Weight of the contrastive loss beside the cross-entropy."""
-    epochs: int
-    """Passes over the training pairs."""
-    batch_size: int
-    """Pairs of a step."""
-    learning_rate: float
-    """Peak learning rate."""
-    min_learning_rate: float
-    """Learning rate of the last step."""
-    warmup_epochs: float
-    """Epochs of linear warm-up."""
-    weight_decay: float
-    """Decoupled weight decay of matrices."""
-    preparation: PreparationSettings
-    simulation: ChangeSimulation
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        checks = {
-            "fractions": 0
-            < self.train_fraction
-            < self.train_fraction + self.validation_fraction
-            < 1,
-            "sensitivity": 0 < self.sensitivity <= 1,
-            "replicates": self.replicates >= 1,
-            "sizes": min(self.hidden, self.projection, self.epochs) >= 1 and self.batch_size > 1,
-            "dropout": 0 <= self.dropout < 1,
-            "margin": self.margin > 0 and self.contrastive_weight >= 0,
-            "learning_rate": 0 <= self.min_learning_rate <= self.learning_rate
-            and self.learning_rate > 0,
-            "preparation.masks": not self.preparation.masks,  # serving has no masks to promise
-        }
-        wrong = [name for name, is_right in checks.items() if not is_right]
-        if wrong:
-            raise ValueError(f"impossible values: {', '.join(wrong)}")
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("--config", type=Path, required=True, help="TOML file of the run")
@@ -131,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--simulate-from", type=Path, help="real lesions: labels.csv, images/, masks/"
     )
-    parser.add_argument("--encoder", type=Path, help="a version's folder in the model repository")
+    parser.add_argument(
+        "--encoder", type=Path, help="exported encoder, e.g. triton_repo/encoder; default: ImageNet"
+    )
 
 
 def run(options: argparse.Namespace, report: Progress) -> None:
@@ -396,7 +339,7 @@ def export(run: Path, repository: Path, provenance: Provenance) -> ChangeManifes
         embedding_dim=results["embedding_dim"],
         hidden=settings.hidden,
         projection=settings.projection,
-        encoder=results["encoder"],
+        encoder_digest=results["encoder"],
         temperature=results["temperature"],
         threshold=results["threshold"],
         threshold_meaning=f"sensitivity {settings.sensitivity:.2f} for changed validation pairs",

@@ -76,9 +76,9 @@ def run(options: argparse.Namespace, report: Progress) -> None:
     with joined() as world:
         training = PretrainRun(settings, options, world)
         training.train(report if world.is_first else _silent)
-        if world.is_first:
-            training.finish(report)
-        world.wait()
+    # Alone again: listing millions of images would outlast the others' patience.
+    if world.is_first:
+        training.finish(report)
 
 
 def _silent(_text: str, _done: int, _total: int) -> None:

@@ -148,7 +148,7 @@ def run(options: argparse.Namespace, report: Progress) -> None:
     development = splits["development"]
     folds = np.array(split_folds(development, folds=settings.folds, seed=settings.seed))
     logits = session.out_of_fold(development, folds, report)
-    final = session.final(development, folds, report)
+    final = session.final(development, folds, splits["calibration"], report)
     _finish(session, final, splits, logits, simulated, report)
 
 
@@ -236,11 +236,20 @@ class _Session:
         return logits
 
     def final(
-        self, rows: list[SlideRow], folds: NDArray[np.int64], report: Progress
+        self,
+        rows: list[SlideRow],
+        folds: NDArray[np.int64],
+        calibration: list[SlideRow],
+        report: Progress,
     ) -> tuple[GatedAbmil, bytes]:
-        """Network that ships, rounded as it is stored, and its weight file."""
-        train = [row for row, own in zip(rows, folds, strict=True) if own != 0]
-        validation = [row for row, own in zip(rows, folds, strict=True) if own == 0]
+        """Network that ships, rounded as it is stored, and its weight file.
+
+        Calibration slides, where there are some, stop its training; else the first fold does.
+        """
+        train, validation = rows, calibration
+        if not calibration:
+            train = [row for row, own in zip(rows, folds, strict=True) if own != 0]
+            validation = [row for row, own in zip(rows, folds, strict=True) if own == 0]
         network = self.train(FINAL, train, validation, report)
         weights = encode_weights(network.state_dict(), half=True)
         fill(network, read_tensors(weights, digest_of(weights)))
@@ -268,11 +277,17 @@ def _finish(
     columns = settings.positive_columns()
     positive = calibrate(deciding_logits, temperature)[:, columns].sum(axis=1)
     threshold = threshold_for(positive, np.isin(labels, columns), settings.sensitivity)
+    kind = "simulated" if simulated else "real"
+    shared = " (simulated; folds share patches)" if simulated else ""
     figures = measure_slides(
-        logits, development, settings, temperature, threshold, data="development, out of fold"
+        logits,
+        development,
+        settings,
+        temperature,
+        threshold,
+        data=f"development, out of fold{shared}",
     )
     held_logits = predict(network, session.bags(held_out))
-    kind = "simulated" if simulated else "real"
     if held_out:
         figures += measure_slides(
             held_logits, held_out, settings, temperature, threshold, data=f"held-out {kind} slides"

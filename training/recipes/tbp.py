@@ -21,8 +21,6 @@ from models.tbp import (
     PHOTODAMAGE_GRADES,
     FusionThresholds,
     TbpManifest,
-    TileFilters,
-    UglyDucklingSettings,
     filter_tiles,
     find_ugly_ducklings,
 )
@@ -35,12 +33,12 @@ from training.finished import read_finished
 from training.linear_heads import LinearHead, fit_linear_head
 from training.runs import Progress, RunFolder, seed_all
 from training.settings import read_toml
-from training.simulate.tbp import TbpSimulation, simulate_tbp
-from training.tbp_cohort import TbpCohort, TbpColumns, cohort_digest, read_cohort
+from training.simulate.tbp import simulate_tbp
+from training.tbp_cohort import TbpCohort, cohort_digest, read_cohort
 from training.tbp_figures import TbpAnswers, evidence_sentence, held_out, measure, write_report
+from training.tbp_settings import TbpSettings
 from training.tbp_thresholds import (
     ModuleVotes,
-    TreeSettings,
     choose_thresholds,
     export_trees,
     fit_count_threshold,
@@ -61,50 +59,6 @@ LICENCE = (
 MAX_BATCH_SIZE = 4096  # a patient's lesions in one call; embeddings of 4,096 take 20 MB
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeadSettings:
-    """How the linear heads are fitted."""
-
-    penalty: float
-    """Weight of half the squared norm, on standardised features."""
-    balance: float
-    """Class weights are counts to the power ``-balance``: 0 natural, 1 balanced."""
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        if self.penalty <= 0 or not 0 <= self.balance <= 1:
-            raise ValueError("penalty must be positive, balance in [0, 1]")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TbpSettings:
-    """Everything that decides the weights, apart from data and code."""
-
-    seed: int
-    """Seed of the split and the trees."""
-    train_fraction: float
-    """Share of the patients for training, where the table has no split."""
-    validation_fraction: float
-    """Share for choosing thresholds; the rest is the test split."""
-    sensitivity: float
-    """Share of the malignant validation lesions that at least one module must find."""
-    replicates: int
-    """Bootstrap samples behind an interval."""
-    columns: TbpColumns
-    filters: TileFilters
-    ugly_duckling: UglyDucklingSettings
-    heads: HeadSettings
-    trees: TreeSettings
-    simulation: TbpSimulation
-
-    def __post_init__(self) -> None:
-        """Refuse impossible values."""
-        if not 0 < self.train_fraction < self.train_fraction + self.validation_fraction < 1:
-            raise ValueError("train_fraction and validation_fraction must leave a test split")
-        if not 0 < self.sensitivity <= 1 or self.replicates < 1:
-            raise ValueError("sensitivity must lie in (0, 1], replicates be positive")
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     parser.add_argument("--config", type=Path, required=True, help="TOML file of the run")
@@ -117,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--measurements", type=Path, help="CSV of real measurement rows for the simulator"
     )
-    parser.add_argument("--encoder", type=Path, help="a version's folder in the model repository")
+    parser.add_argument(
+        "--encoder", type=Path, help="exported encoder, e.g. triton_repo/encoder; default: ImageNet"
+    )
 
 
 def run(options: argparse.Namespace, report: Progress) -> None:
@@ -408,7 +364,7 @@ def export(run: Path, repository: Path, provenance: Provenance) -> TbpManifest:
         nevus_threshold=results["nevus_threshold"],
         photodamage_grades=PHOTODAMAGE_GRADES,
         embedding_dim=results["embedding_dim"],
-        encoder=results["encoder"],
+        encoder_digest=results["encoder"],
     )
     export_model(
         repository,

@@ -61,7 +61,7 @@ class SimulationSettings:
     slides: int
     """Slides for development."""
     calibration_slides: int
-    """Slides for temperature and threshold."""
+    """Slides that stop the training and decide temperature and threshold."""
     held_out_slides: int
     """Slides for the held-out figures."""
     slides_per_case: int

@@ -49,5 +49,5 @@ def tbp_manifest() -> TbpManifest:
         nevus_threshold=0.5,
         photodamage_grades=PHOTODAMAGE_GRADES,
         embedding_dim=6,
-        encoder="0" * 64,
+        encoder_digest="0" * 64,
     )

@@ -18,10 +18,11 @@ from tests.unit.training.cohort_builder import write_cohort
 from tests.unit.training.tiny_encoder import DIM, tiny_embedder
 from training.change_figures import PairAnswers, choose_operating_point
 from training.change_pairs import PairCohort, encode_pairs, read_pairs
+from training.change_settings import ChangeSettings
 from training.errors import CohortError, LeakageError, RunError, SettingsError
 from training.export import Provenance
 from training.recipes import change
-from training.recipes.change import SERVED, ChangeRun, ChangeSettings, compare
+from training.recipes.change import SERVED, ChangeRun, compare
 from training.runs import RunFolder
 from training.settings import read_toml
 from training.simulate.change import CHANGES, simulate_pairs

@@ -55,7 +55,12 @@ def config(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _fake(monkeypatch):
-    monkeypatch.setattr(slide, "load_tile_encoder", lambda _folder: fake_encoder())
+    make_fast(monkeypatch)
+
+
+def make_fast(patch):
+    patch.setattr(slide, "load_tile_encoder", lambda _folder: fake_encoder())
+    patch.setattr("training.slide_figures.REPLICATES", 30)
 
 
 def run(config, data, out, report=quiet):
@@ -67,7 +72,7 @@ def run(config, data, out, report=quiet):
 def finished(config, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slide, "load_tile_encoder", lambda _folder: fake_encoder())
+        make_fast(patch)
         run(config, data, out)
     return out
 

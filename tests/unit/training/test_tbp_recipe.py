@@ -19,11 +19,12 @@ from tests.unit.training.tiny_encoder import DIM, tiny_embedder
 from training.errors import CohortError, LeakageError, RunError, SettingsError
 from training.export import Provenance
 from training.recipes import tbp
-from training.recipes.tbp import TbpRun, TbpSettings
+from training.recipes.tbp import TbpRun
 from training.runs import RunFolder
 from training.settings import read_toml
 from training.simulate.tbp import simulate_tbp
 from training.tbp_cohort import TbpCohort, read_cohort
+from training.tbp_settings import TbpSettings
 
 CONFIG = Path("training/configs/check/tbp.toml")
 PROVENANCE = Provenance(
