@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -29,6 +29,10 @@ from models.registration import (
 
 MAX_WORKING_SIDE_PX = 1024
 """Longer sides are reduced first: inpainting and key points of a 12-megapixel image take 10 s."""
+CROP_MARGIN = 0.3
+"""Skin around the lesion in a cropped pair, as a share of the lesion's longer side."""
+MAX_GAIN = 2.0
+"""Largest gain of a channel in matching colours: more is no light, but another scene."""
 MAX_SCALE_RATIO = 4.0
 """Images whose scales differ more were not taken with comparable instruments."""
 
@@ -45,6 +49,10 @@ class PreparationSettings:
     """Step 3, the second image is brought onto the first."""
     masks: bool = False
     """Step 4, what lies outside both lesions is filled with the image's mean skin."""
+    matches_colour: bool = True
+    """Ours: the second image gets the light of the first, a gain for each channel."""
+    crops: bool = True
+    """Ours: both images are cut to the lesion where both masks are known and registered."""
     registration: RegistrationSettings = field(default_factory=RegistrationSettings)
 
 
@@ -75,6 +83,9 @@ class PreparedPair:
     source_matrix: NDArray[np.float64] | None
     """(2, 3) from (x, y) pixels of the second source image to those of the first; None without a
     registration. Holds a scale where the images have different ones."""
+    crop: tuple[int, int, int, int] | None = None
+    """Top, bottom, left and right, in pixels of the first working image, of the part that both
+    images were cut to; None when they were not."""
 
     @property
     def is_registered(self) -> bool:
@@ -129,11 +140,75 @@ def prepare_pair(
     outcome = register(first.image, second.image, settings.registration)
     if isinstance(outcome, RegistrationFailure):
         return PreparedPair(before=first, after=second, registration=outcome, source_matrix=None)
+    second = _warp(second, outcome.matrix, first.image.shape[:2])
+    source_matrix = _to_source(outcome.matrix, scales)
+    lesions = None if masks is None else _in_first_frame(masks, source_matrix, first)
+    if settings.matches_colour:
+        second = _with_light_of(first, second, lesions)
+    crop = None
+    if settings.crops and lesions is not None and lesions.any():
+        crop = _around(lesions)
+        first, second = (_cut(image, crop) for image in (first, second))
     return PreparedPair(
         before=first,
-        after=_warp(second, outcome.matrix, first.image.shape[:2]),
+        after=second,
         registration=outcome,
-        source_matrix=_to_source(outcome.matrix, scales),
+        source_matrix=source_matrix,
+        crop=crop,
+    )
+
+
+def _in_first_frame(
+    masks: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    source_matrix: NDArray[np.float64],
+    first: PreparedImage,
+) -> NDArray[np.bool_]:
+    """Both lesions together, at the first working image's size."""
+    height, width = masks[0].shape
+    moved = cv2.warpAffine(
+        masks[1].astype(np.uint8), source_matrix, (width, height), flags=cv2.INTER_NEAREST
+    )
+    both = (np.asarray(moved) > 0) | masks[0]
+    size = (first.image.shape[1], first.image.shape[0])
+    return np.asarray(
+        cv2.resize(both.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), np.bool_
+    )
+
+
+def _with_light_of(
+    first: PreparedImage, second: PreparedImage, lesions: NDArray[np.bool_] | None
+) -> PreparedImage:
+    """The second image with each channel's median on the skin made that of the first.
+
+    Without masks the whole overlap stands for the skin: a lesion fills less than half of it.
+    """
+    usable = ~(first.painted | second.painted)
+    if lesions is not None and (usable & ~lesions).any():
+        usable &= ~lesions
+    if not usable.any():
+        return second
+    medians = [np.median(image.image[usable], axis=0) for image in (first, second)]
+    gains = np.clip((medians[0] + 1) / (medians[1] + 1), 1 / MAX_GAIN, MAX_GAIN)
+    lit = np.clip(np.round(second.image * gains), 0, 255).astype(np.uint8)
+    return replace(second, image=lit)
+
+
+def _around(lesions: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Frame of a mask with a margin, inside the image."""
+    rows, columns = np.nonzero(lesions)
+    margin = math.ceil(CROP_MARGIN * (max(np.ptp(rows), np.ptp(columns)) + 1))
+    return (
+        max(0, int(rows.min()) - margin),
+        min(lesions.shape[0], int(rows.max()) + 1 + margin),
+        max(0, int(columns.min()) - margin),
+        min(lesions.shape[1], int(columns.max()) + 1 + margin),
+    )
+
+
+def _cut(prepared: PreparedImage, crop: tuple[int, int, int, int]) -> PreparedImage:
+    part = (slice(crop[0], crop[1]), slice(crop[2], crop[3]))
+    return replace(
+        prepared, image=prepared.image[part].copy(), painted=prepared.painted[part].copy()
     )
 
 
