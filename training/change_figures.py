@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.calibration import fit_temperature
-from models.change import PreparationSettings, change_probability
+from models.change import change_probability
 from models.manifest import HeldOutFigure
 from models.metrics import Figure, binary_auroc, bootstrap
+from models.pair_preparation import PreparationSettings
 from training import plots
 from training.change_pairs import PairCohort, PairFeatures, prepare
 from training.cohorts import read_image

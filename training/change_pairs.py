@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.change import PreparationSettings, PreparedPair, measure_growth, prepare_pair
+from models.change import measure_growth
 from models.errors import ImageError
+from models.pair_preparation import PreparationSettings, PreparedPair, prepare_pair
 from models.preprocessing import prepare_image
 from models.registration import Registration
 from training.cohorts import Row, check_leakage, find_file, read_image, read_mask, split_groups

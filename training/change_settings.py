@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.change import PreparationSettings
+from models.pair_preparation import PreparationSettings
 from training.simulate.change import ChangeSimulation
 
 

@@ -100,7 +100,7 @@ def test_workers_consume_every_queue_and_know_every_task_that_the_gateway_names(
 
 def test_each_analysis_has_its_folder_in_the_model_repository() -> None:
     folders = {path.parent.name for path in (ROOT / "triton_repo").glob("*/config.pbtxt")}
-    assert set(offered_analyses().names) == folders
+    assert set(offered_analyses().names) <= folders
 
 
 def test_the_gateway_recognises_results_by_what_reports_write() -> None:

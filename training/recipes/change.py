@@ -287,10 +287,16 @@ class ChangeRun:
 def _pair_tensors(
     embeddings: NDArray[np.float32], labels: NDArray[np.bool_], rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Both sides of a batch; unchanged pairs are turned round half the time."""
+    """Both sides of a batch.
+
+    Unchanged pairs are turned round half the time, and a quarter of them become one image twice:
+    the same picture has not changed.
+    """
     swaps = ~labels & (rng.random(len(labels)) < 0.5)
+    twice = ~labels & (rng.random(len(labels)) < 0.25)
     sides = embeddings.copy()
     sides[swaps] = sides[swaps][:, ::-1]
+    sides[twice, 1] = sides[twice, 0]
     return torch.from_numpy(sides[:, 0].copy()), torch.from_numpy(sides[:, 1].copy())
 
 

@@ -171,7 +171,7 @@ def reimage(
     gains = (1 + rng.uniform(-1, 1) * settings.light) * (1 + rng.uniform(-1, 1, 3) * settings.tint)
     lit = np.asarray(moved, np.float64) * gains
     if rng.random() < settings.blur_prob:
-        lit = np.asarray(cv2.GaussianBlur(lit, (0, 0), rng.uniform(0.4, 1.2)))
+        lit = np.asarray(cv2.GaussianBlur(lit, (0, 0), rng.uniform(0.3, 0.8)))
     lit = lit + rng.normal(0, settings.noise, lit.shape)
     picture = np.ascontiguousarray(np.clip(np.round(lit), 0, 255).astype(np.uint8))
     if rng.random() < settings.hair_prob:

@@ -3,12 +3,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.change import (
-    PreparationSettings,
-    change_probability,
-    measure_growth,
-    prepare_pair,
-)
+from models.change import change_probability, measure_growth
 from models.cleaning import (
     CORNER_RADIUS_SHARE,
     find_hair,
@@ -17,6 +12,7 @@ from models.cleaning import (
     remove_hair,
 )
 from models.errors import ImageError
+from models.pair_preparation import PreparationSettings, prepare_pair
 from models.registration import Registration, RegistrationFailure
 from tests.unit.models.test_registration import moved, skin
 
@@ -169,6 +165,65 @@ def test_large_images_are_reduced_first() -> None:
     np.testing.assert_allclose(prepared.source_matrix, np.eye(2, 3), atol=0.1)
 
 
+def lesion_pair() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
+    """A picture, a darker and redder one of the same place, and the lesion's mask."""
+    before = skin(12)
+    mask = disc(before.shape[:2], (120, 160), 30)
+    before[mask] = (120, 70, 60)
+    after = np.clip(before * np.array([0.9, 0.75, 0.7]), 0, 255).astype(np.uint8)
+    return before, after, mask
+
+
+@pytest.mark.parametrize("has_masks", [True, False])
+def test_the_second_image_gets_the_light_of_the_first(has_masks: bool) -> None:
+    before, after, mask = lesion_pair()
+    masks = (mask, mask) if has_masks else None
+    settings = PreparationSettings(removes_hair=False, crops=False)
+    matched = prepare_pair(before, after, settings, masks=masks)
+    plain = prepare_pair(
+        before, after, PreparationSettings(removes_hair=False, crops=False, matches_colour=False)
+    )
+    error = [
+        np.abs(pair.before.image.astype(int) - pair.after.image)[5:-5, 5:-5].mean()
+        for pair in (matched, plain)
+    ]
+    assert error[0] < 2 < 15 < error[1]
+    assert matched.crop is None
+
+
+def test_a_darker_lesion_is_not_taken_for_darker_light() -> None:
+    before, _, mask = lesion_pair()
+    large = disc(before.shape[:2], (120, 160), 110)
+    before[large] = (120, 70, 60)
+    after = before.copy()
+    after[large] = (70, 40, 35)
+    settings = PreparationSettings(removes_corners=False, removes_hair=False, crops=False)
+    matched = prepare_pair(before, after, settings, masks=(large, large))
+    assert matched.is_registered
+    assert matched.after.image[mask].mean() < 60
+
+
+def test_both_images_are_cut_to_the_lesion() -> None:
+    before, after, mask = lesion_pair()
+    grown = disc(mask.shape, (120, 170), 40)
+    prepared = prepare_pair(
+        before, after, PreparationSettings(removes_hair=False), masks=(mask, grown)
+    )
+    assert prepared.crop is not None
+    top, bottom, left, right = prepared.crop
+    margin = 0.3 * (right - left) / 1.6
+    assert prepared.before.image.shape == (bottom - top, right - left, 3)
+    assert prepared.after.image.shape == prepared.before.image.shape
+    assert (top, bottom) == (pytest.approx(80 - margin, abs=3), pytest.approx(161 + margin, abs=3))
+    assert (left, right) == (
+        pytest.approx(130 - margin, abs=3),
+        pytest.approx(211 + margin, abs=3),
+    )
+    without = prepare_pair(before, after, PreparationSettings(removes_hair=False))
+    assert without.crop is None
+    assert without.before.image.shape == before.shape
+
+
 def test_a_failed_registration_is_an_outcome_not_an_error() -> None:
     prepared = prepare_pair(skin(7), skin(8), PreparationSettings())
     assert isinstance(prepared.registration, RegistrationFailure)
@@ -184,11 +239,14 @@ def test_steps_can_be_switched_off() -> None:
     assert prepared.before.corners is prepared.before.hair is prepared.registration is None
 
 
-def test_the_masking_step_keeps_the_lesion_only() -> None:
+@pytest.mark.parametrize("registers", [True, False])
+def test_the_masking_step_keeps_the_lesion_only(registers: bool) -> None:
     image = skin(10)
     mask = np.zeros(image.shape[:2], np.bool_)
     mask[80:160, 100:200] = True
-    settings = PreparationSettings(removes_corners=False, removes_hair=False, masks=True)
+    settings = PreparationSettings(
+        removes_corners=False, removes_hair=False, crops=False, masks=True, registers=registers
+    )
     prepared = prepare_pair(image, image, settings, masks=(mask, mask))
     assert len(np.unique(prepared.before.image[~mask].reshape(-1, 3), axis=0)) == 1
     assert (prepared.before.image[mask] == image[mask]).all()
