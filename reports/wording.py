@@ -77,8 +77,9 @@ def comments(assessment: ImageAssessment, result: DiagnosisResult) -> tuple[str,
 def details(assessment: ImageAssessment, result: DiagnosisResult) -> str:
     """Everything that a reader of the report should know, in sentences."""
     model = result.model
+    warning = f"{demonstration(model)} ".lstrip()
     identity = (
-        f"{demonstration(model)} ".lstrip() + f"Model {model.name} {model.version}, weights {short_digest(model)}. "
+        f"{warning}Model {model.name} {model.version}, weights {short_digest(model)}. "
         f"Evidence: {sentence(model.evidence)} Licence: {sentence(model.licence)} {RESEARCH_USE}"
     )
     if not assessment.differential:

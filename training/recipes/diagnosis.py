@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax  # type: ignore[import-untyped]
+from scipy.special import softmax
 from torch import nn
 
 from models.architectures.diagnosis import DiagnosisNetwork

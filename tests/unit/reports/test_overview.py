@@ -94,6 +94,16 @@ def test_text_of_any_length_stays_in_its_panel() -> None:
         assert (panel(image)[-24:] == margin[0, 0]).all()
 
 
+def test_a_demonstration_model_is_announced_across_the_picture() -> None:
+    assessment = builders.assessment(malignant=0.9)
+    plain = picture(assessment)[:60, : IMAGE_BOX[1]]
+    model = replace(builders.MODEL, evidence_level="simulated")
+    marked = picture(assessment, model=model)[:60, : IMAGE_BOX[1]]
+    amber = (np.abs(marked.astype(int) - (250, 196, 80)).max(axis=2) < 8).mean()
+    assert amber > 0.5
+    assert (np.abs(plain.astype(int) - (250, 196, 80)).max(axis=2) < 8).mean() < 0.05
+
+
 def test_image_that_could_not_be_decoded_is_said_so() -> None:
     assessment = builders.not_assessed(shape=(0, 0))
     image = draw_overview(

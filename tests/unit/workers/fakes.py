@@ -24,7 +24,7 @@ from gateway.store.values import (
     PriorReport,
 )
 from models.diagnosis import ArchitectureSpec, DiagnosisManifest
-from models.manifest import InputSpec
+from models.manifest import EvidenceLevel, HeldOutFigure, InputSpec
 from models.shapes import EfficientNetLiteShape
 from tests.unit.workers.instance_builder import instance
 from workers.errors import Undecodable
@@ -44,7 +44,7 @@ LABELS = {
 STUDY_UID = "1.2.826.0.1.3680043.10.511.9.2"
 
 
-def manifest(digest: str = DIGEST) -> DiagnosisManifest:
+def manifest(digest: str = DIGEST, evidence_level: EvidenceLevel = "real") -> DiagnosisManifest:
     return DiagnosisManifest(
         name="diagnosis",
         version="1.2.3",
@@ -74,9 +74,20 @@ def manifest(digest: str = DIGEST) -> DiagnosisManifest:
         training_command="none",
         git_commit="0" * 40,
         created="2026-01-02",
-        evidence_level="none",
+        evidence_level=evidence_level,
         evidence="No evidence: made for tests.",
-        figures=(),
+        figures=(
+            HeldOutFigure(
+                metric="accuracy",
+                data="nothing",
+                value=0.5,
+                low=None,
+                high=None,
+                n=1,
+                groups=1,
+                command="none",
+            ),
+        ),
     )
 
 
@@ -158,6 +169,7 @@ class FakeModels:
     """One is taken at each ``identify``; the last one stays."""
     logits: Callable[[int], NDArray[np.float32]] | None = None
     ood_score: float = 1.0
+    evidence_level: EvidenceLevel = "real"
     change: Callable[[dict[str, NDArray[Any]]], dict[str, NDArray[Any]]] = lambda outputs: outputs
     error: Exception | None = None
     batches: list[int] = field(default_factory=list)
@@ -166,7 +178,9 @@ class FakeModels:
         if self.error is not None:
             raise self.error
         digest = self.digests.pop(0) if len(self.digests) > 1 else self.digests[0]
-        return ServedModel(name=model, digest=digest, manifest=manifest(digest))
+        return ServedModel(
+            name=model, digest=digest, manifest=manifest(digest, self.evidence_level)
+        )
 
     def infer(self, model: str, inputs: Tensors) -> Tensors:
         if self.error is not None:

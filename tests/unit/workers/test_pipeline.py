@@ -24,6 +24,7 @@ from tests.unit.workers.fakes import (
 from workers.analyses.diagnosis import ANALYSIS, Diagnosis
 from workers.errors import (
     BadModelOutput,
+    DemonstrationModel,
     InstanceMissing,
     ModelChanged,
     ModelUnavailable,
@@ -41,6 +42,7 @@ class World:
         self.record = FakeRecord()
         self.files = FakeFiles()
         self.checks = 0
+        self.allows_demonstration = False
 
     def run(self, work: Claim, analysis: Diagnosis = ANALYSIS) -> Analysed:
         ports = Ports(
@@ -50,6 +52,7 @@ class World:
             files=self.files,
             scratch=InMemory(),
             software_version="9.9.9",
+            allows_demonstration=self.allows_demonstration,
         )
         return analyse(work, analysis, ports, self.check)
 
@@ -178,6 +181,21 @@ def test_another_model_before_or_during_the_analysis_stops_it(digests: list[str]
     with pytest.raises(ModelChanged):
         world.run(claim())
     assert world.files.written == {}
+
+
+@pytest.mark.parametrize("level", ["simulated", "none"])
+def test_a_model_without_real_evidence_must_be_switched_on_and_says_so(level: str) -> None:
+    world = World(evidence_level=level)
+    with pytest.raises(DemonstrationModel, match=f"'{level}'.*LENTIGO_WORKER_DEMONSTRATION_MODELS"):
+        world.run(claim())
+    assert world.files.written == {}
+    world.allows_demonstration = True
+    analysed = world.run(claim())
+    report = world.files.written[analysed.objects[0].path]
+    assert "DEMONSTRATION MODEL" in report.to_json()
+    known = World()
+    analysed = known.run(claim())
+    assert "DEMONSTRATION" not in known.files.written[analysed.objects[0].path].to_json()
 
 
 def test_model_that_is_away_stops_it() -> None:
