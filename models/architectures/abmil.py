@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.slide import AbmilShape
+from models.slide.tiles import AbmilShape
 
 INPUT_DROPOUT = 0.10
 HIDDEN_DROPOUT = 0.25

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.architectures.siamese import SiameseHead, SiameseShape
-from models.change import ChangeManifest
+from models.change.pair import ChangeManifest
 from models.serving import PythonBackend
 from models.weights import fill, read_tensors
 
@@ -35,7 +35,7 @@ def load_siamese(weights: bytes, manifest: ChangeManifest) -> SiameseHead:
 
 
 class ChangeDetectionBackend(PythonBackend):
-    """Logit of change and distance of pairs prepared by ``models.change``."""
+    """Logit of change and distance of pairs prepared by ``models.change.pair``."""
 
     INPUTS = ("EMBEDDING_BEFORE", "EMBEDDING_AFTER")
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.cox import CoxModel
 from models.errors import WeightsError
-from models.prognosis import PrognosisManifest
+from models.prognosis.cox import CoxModel
+from models.prognosis.patient import PrognosisManifest
 from models.serving import PythonBackend
 from models.weights import read_tensors
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.architectures.abmil import GatedAbmil
 from models.serving import PythonBackend
-from models.slide import SlideManifest
+from models.slide.tiles import SlideManifest
 from models.weights import fill, read_tensors
 
 

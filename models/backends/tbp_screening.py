@@ -9,8 +9,8 @@ from torch import Tensor
 
 from models.architectures.tbp import TbpHeads
 from models.serving import PythonBackend
-from models.tbp import TbpManifest
-from models.trees import Forest, predict_forest
+from models.tbp.lesions import TbpManifest
+from models.tbp.trees import Forest, predict_forest
 from models.weights import fill, read_tensors
 
 HEADS, TREES = "heads.", "trees."
@@ -39,7 +39,7 @@ def load_tbp(weights: bytes, manifest: TbpManifest) -> tuple[TbpHeads, Forest]:
 
 
 class TbpScreeningBackend(PythonBackend):
-    """Probabilities of lesions; what makes a patient of them is in ``models.screening``."""
+    """Probabilities of lesions; what makes a patient of them is in ``models.tbp.patient``."""
 
     INPUTS = ("EMBEDDING", "MEASUREMENTS")
 

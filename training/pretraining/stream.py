@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.cohorts import IMAGE_SUFFIXES
 from training.errors import CohortError
-from training.masking import block_mask, random_mask
+from training.pretraining.masking import block_mask, random_mask
 from training.pretraining.settings import AugmentSettings, PretrainSettings
 
 PATH_COLUMN = "path"

@@ -1,7 +1,7 @@
 """Recipe of change detection: a Siamese head on embeddings of prepared pairs, with ablation.
 
-The same head is trained twice, on pairs as they came and on pairs prepared by ``models.change``:
-the difference is what preparation is worth. The second one serves.
+The same head is trained twice, on pairs as they came and on pairs prepared by
+``models.change.preparation``: the difference is what preparation is worth. The second one serves.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.architectures.siamese import SiameseHead, SiameseShape, contrastive_loss
-from models.change import ChangeManifest
+from models.change.pair import ChangeManifest
 from models.metrics import binary_auroc
 from models.weights import digest_of, encode_weights, stored
-from training.change_figures import (
+from training.change.figures import (
     PairAnswers,
     choose_operating_point,
     evidence_sentence,
@@ -30,11 +30,11 @@ from training.change_figures import (
     measure,
     write_report,
 )
-from training.change_pairs import PairCohort, PairFeatures, encode_pairs, read_pairs
-from training.change_settings import ChangeSettings
-from training.embedding import Embedder, load_embedder
+from training.change.pairs import PairCohort, PairFeatures, encode_pairs, read_pairs
+from training.change.settings import ChangeSettings
 from training.errors import CohortError, RunError
 from training.export import Provenance, TensorSpec, export_model
+from training.features.embedding import Embedder, load_embedder
 from training.finished import read_finished
 from training.runs import (
     Progress,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from training.backbones import COMPACT, HELP, name_of, notice_of, open_backbone
 from training.cohorts import IMAGE_SUFFIXES, find_file, read_image, read_rows
 from training.errors import CohortError
-from training.features import FRAMINGS, Extraction, extract_features
+from training.features.extraction import FRAMINGS, Extraction, extract_features
 from training.report import Page
 from training.runs import Progress, RunFolder, device, write_atomically
 from training.settings import read_toml

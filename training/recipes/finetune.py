@@ -33,8 +33,15 @@ from training.classification import (
     plain_figures,
 )
 from training.errors import RunError
-from training.finetune_settings import FinetuneSettings
-from training.finetuning import (
+from training.finetuning.batches import (
+    balanced_order,
+    draw_test_view,
+    draw_train_view,
+    frame,
+    to_device,
+)
+from training.finetuning.mixing import mix, soft_cross_entropy, soften
+from training.finetuning.networks import (
     Classifier,
     add_adapters,
     build_classifier,
@@ -45,8 +52,9 @@ from training.finetuning import (
     set_training,
     trained_state,
 )
+from training.finetuning.settings import FinetuneSettings
+from training.finetuning.views import TEST_STD
 from training.labelled import LabelledSplits, read_labelled
-from training.mixing import mix, soft_cross_entropy, soften
 from training.plots import learning_curves
 from training.report import Page
 from training.runs import (
@@ -59,14 +67,6 @@ from training.runs import (
     write_atomically,
 )
 from training.settings import read_toml
-from training.view_batches import (
-    balanced_order,
-    draw_test_view,
-    draw_train_view,
-    frame,
-    to_device,
-)
-from training.views import TEST_STD
 
 SUMMARY = "fine-tune an encoder with a classifier (full, LoRA, or the head alone)"
 BEST = "best.safetensors"

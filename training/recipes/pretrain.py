@@ -36,9 +36,9 @@ from training.pretraining.stream import (
     load_epoch,
     load_views,
 )
+from training.pretraining.teachers import ClipTeacher, EmaTeacher, Teacher
 from training.runs import Progress, RunFolder, cosine_schedule, no_decay_groups, seed_all
 from training.settings import read_toml
-from training.teachers import ClipTeacher, EmaTeacher, Teacher
 
 SUMMARY = "pretrain an encoder on unlabelled images by masked latent alignment"
 MONITORED = 256  # images whose spread is measured after each epoch

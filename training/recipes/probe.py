@@ -22,9 +22,9 @@ from training.classification import (
     plain_figures,
 )
 from training.errors import CohortError
-from training.features import Features, extract_features
+from training.features.extraction import Features, extract_features
+from training.features.linear import LinearHead, Preset, fit_probe, label_share
 from training.labelled import LabelledSettings, LabelledSplits, read_labelled
-from training.linear import LinearHead, Preset, fit_probe, label_share
 from training.recipes.features import write_skipped
 from training.report import Page
 from training.runs import Progress, RunFolder, device
@@ -40,7 +40,7 @@ class ProbeSettings:
 
     recipe: Literal["probe"]
     preset: Preset
-    """``panderm-code`` or ``sklearn`` (``training.linear``)."""
+    """``panderm-code`` or ``sklearn`` (``training.features.linear``)."""
     framing: Literal["reference", "whole"]
     """PanDerm's framing, or the whole image squashed."""
     batch_size: int

@@ -18,16 +18,12 @@ from safetensors.numpy import save as serialise_safetensors
 
 from models.errors import ManifestError
 from models.manifest import EvidenceLevel
-from models.prognosis import HIGH_RISK, LOW_RISK, GroupCurve, HazardRatio, PrognosisManifest
-from models.survival import SurvivalCurve, kaplan_meier, log_rank
+from models.prognosis.patient import HIGH_RISK, LOW_RISK, GroupCurve, HazardRatio, PrognosisManifest
+from models.prognosis.survival import SurvivalCurve, kaplan_meier, log_rank
 from models.weights import digest_of
 from training.errors import RunError, SettingsError
 from training.export import Provenance, TensorSpec, export_model
-from training.prognosis_report import write_report
-from training.runs import Progress, RunFolder, write_atomically
-from training.settings import read_toml
-from training.simulate.survival import simulate_table
-from training.survival import (
+from training.prognosis.fitting import (
     CovariateSettings,
     OutOfFold,
     SurvivalTable,
@@ -37,6 +33,10 @@ from training.survival import (
     predict_out_of_fold,
     read_table,
 )
+from training.prognosis.page import write_report
+from training.runs import Progress, RunFolder, write_atomically
+from training.settings import read_toml
+from training.simulate.survival import simulate_table
 
 SUMMARY = "fit a Cox model on clinical covariates and judge it out of fold"
 RESULT, WEIGHTS, SIMULATED = "result.json", "weights.safetensors", "simulated.csv"

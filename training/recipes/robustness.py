@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import ImageError
-from models.stain import fit_macenko, lab_statistics, macenko, reinhard
+from models.slide.stain import fit_macenko, lab_statistics, macenko, reinhard
 from training.cohorts import find_file, read_image
 from training.errors import CohortError, RunError
 from training.robustness.clustering import clustering_score
@@ -26,7 +26,7 @@ from training.robustness.index import robustness_index
 from training.robustness.page import Measures, Sample, plain_values, write_report
 from training.runs import Progress, RunFolder, write_atomically
 from training.settings import read_toml
-from training.slide_features import TileEncoder, load_tile_encoder
+from training.slide.features import TileEncoder, load_tile_encoder
 
 SUMMARY = "robustness: what embeddings hold of the centre, and what removes it"
 RESULT = "robustness.json"

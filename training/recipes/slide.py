@@ -16,7 +16,7 @@ from models.architectures.abmil import GatedAbmil
 from models.backends.slide import load_abmil
 from models.calibration import calibrate, fit_temperature
 from models.manifest import HeldOutFigure
-from models.slide import AbmilShape, SlideManifest
+from models.slide.tiles import AbmilShape, SlideManifest
 from models.strict import StrictError, build
 from models.weights import digest_of, encode_weights, fill, read_tensors
 from training.errors import CohortError, RunError
@@ -25,7 +25,7 @@ from training.runs import Progress, settings_digest, write_atomically
 from training.settings import read_toml
 from training.simulate.patches import Split
 from training.simulate.slides import SimulatedSlide, SimulationSettings, simulate_slides
-from training.slide_cohort import (
+from training.slide.cohort import (
     SPLITS,
     SlideCohort,
     SlideRow,
@@ -33,10 +33,10 @@ from training.slide_cohort import (
     simulated_cohort,
     split_folds,
 )
-from training.slide_features import FeatureStore, SlideRecord, TileSettings, load_tile_encoder
-from training.slide_figures import evidence_sentence, measure_slides, threshold_for, tumour_auroc
-from training.slide_outputs import write_attention, write_report, write_table
-from training.slide_training import AbmilSettings, Bag, predict, train_abmil
+from training.slide.features import FeatureStore, SlideRecord, TileSettings, load_tile_encoder
+from training.slide.figures import evidence_sentence, measure_slides, threshold_for, tumour_auroc
+from training.slide.fitting import AbmilSettings, Bag, predict, train_abmil
+from training.slide.outputs import write_attention, write_report, write_table
 
 SUMMARY = "slide classification: tissue, tiles, features, attention network"
 NAME = "slide_classification"

@@ -16,28 +16,28 @@ import torch
 from numpy.typing import NDArray
 
 from models.architectures.tbp import HEADS
-from models.measurements import NAMES, column_number
-from models.tbp import (
+from models.tbp.lesions import (
     PHOTODAMAGE_GRADES,
     FusionThresholds,
     TbpManifest,
     filter_tiles,
     find_ugly_ducklings,
 )
-from models.trees import Forest, predict_forest
+from models.tbp.measurements import NAMES, column_number
+from models.tbp.trees import Forest, predict_forest
 from models.weights import digest_of, encode_weights
-from training.embedding import Embedder, embed_files, load_embedder
 from training.errors import CohortError, RunError
 from training.export import Provenance, TensorSpec, export_model
+from training.features.embedding import Embedder, embed_files, load_embedder
+from training.features.heads import LinearHead, fit_linear_head
 from training.finished import read_finished
-from training.linear_heads import LinearHead, fit_linear_head
 from training.runs import Progress, RunFolder, seed_all
 from training.settings import read_toml
 from training.simulate.tbp import simulate_tbp
-from training.tbp_cohort import TbpCohort, cohort_digest, read_cohort
-from training.tbp_figures import TbpAnswers, evidence_sentence, held_out, measure, write_report
-from training.tbp_settings import TbpSettings
-from training.tbp_thresholds import (
+from training.tbp.cohort import TbpCohort, cohort_digest, read_cohort
+from training.tbp.figures import TbpAnswers, evidence_sentence, held_out, measure, write_report
+from training.tbp.settings import TbpSettings
+from training.tbp.thresholds import (
     ModuleVotes,
     choose_thresholds,
     export_trees,

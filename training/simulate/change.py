@@ -85,7 +85,7 @@ class ChangeSimulation:
 def simulate_pairs(
     settings: ChangeSimulation, *, lesions: Path, folder: Path, report: Progress
 ) -> None:
-    """Write a cohort as ``training.change_pairs`` reads it; nothing is done when it is there.
+    """Write a cohort as ``training.change.pairs`` reads it; nothing is done when it is there.
 
     Parameters
     ----------

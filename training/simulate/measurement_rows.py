@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.measurements import (
+from models.tbp.lesions import TileFilters, filter_tiles
+from models.tbp.measurements import (
     LOCATIONS,
     NAMES,
     column_number,
     ranges,
     read_measurements,
 )
-from models.tbp import TileFilters, filter_tiles
 from training.cohorts import Row, split_groups
 from training.errors import CohortError
 

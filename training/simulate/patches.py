@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from models.stain import LabStatistics, lab_statistics
+from models.slide.stain import LabStatistics, lab_statistics
 from training.cohorts import find_file, read_image, read_mask
 from training.errors import CohortError
 

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.stain import LabStatistics, reinhard
+from models.slide.stain import LabStatistics, reinhard
 from training.errors import CohortError
 from training.simulate.patches import (
     Patch,

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.measurements import LOCATIONS, MEASUREMENTS, NAMES, column_number
-from models.tbp import PHOTODAMAGE_GRADES
+from models.tbp.lesions import PHOTODAMAGE_GRADES
+from models.tbp.measurements import LOCATIONS, MEASUREMENTS, NAMES, column_number
 from training.cohorts import Cohort, Row, split_groups
 from training.errors import CohortError
 from training.runs import Progress, write_atomically
@@ -108,7 +108,7 @@ def simulate_tbp(
     folder: Path,
     report: Progress,
 ) -> None:
-    """Write a cohort as ``training.tbp_cohort`` reads it; nothing is done when it is there.
+    """Write a cohort as ``training.tbp.cohort`` reads it; nothing is done when it is there.
 
     Parameters
     ----------

@@ -1,13 +1,13 @@
 """A manifest of TBP screening and a lesion that passes every filter."""
 
-from models.measurements import NAMES
-from models.tbp import (
+from models.tbp.lesions import (
     PHOTODAMAGE_GRADES,
     FusionThresholds,
     TbpManifest,
     TileFilters,
     UglyDucklingSettings,
 )
+from models.tbp.measurements import NAMES
 
 
 def measured_row() -> dict[str, object]:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from models.architectures.abmil import GatedAbmil
-from models.slide import AbmilShape
+from models.slide.tiles import AbmilShape
 
 
 def network(**changes):

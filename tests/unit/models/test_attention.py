@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from models.attention import attention_map, colour_map, overlay, percentile_ranks
-from models.slide import ReadPlan, TileGrid
+from models.slide.attention import attention_map, colour_map, overlay, percentile_ranks
+from models.slide.tiles import ReadPlan, TileGrid
 
 
 def grid(coordinates, side=100, size=(1000, 600)):

@@ -3,17 +3,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.change import change_probability, measure_growth
-from models.cleaning import (
+from models.change.cleaning import (
     CORNER_RADIUS_SHARE,
     find_hair,
     hair_kernel_px,
     remove_dark_corners,
     remove_hair,
 )
+from models.change.pair import change_probability, measure_growth
+from models.change.preparation import PreparationSettings, prepare_pair
+from models.change.registration import Registration, RegistrationFailure
 from models.errors import ImageError
-from models.pair_preparation import PreparationSettings, prepare_pair
-from models.registration import Registration, RegistrationFailure
 from tests.unit.models.test_registration import moved, skin
 
 

@@ -5,8 +5,8 @@ import pytest
 from lifelines import CoxPHFitter
 from pandas import DataFrame
 
-from models.cox import Z_95, CoxModel
 from models.errors import WeightsError
+from models.prognosis.cox import Z_95, CoxModel
 
 
 def _fit(seed: int = 0, count: int = 80) -> tuple[CoxPHFitter, np.ndarray, np.ndarray, np.ndarray]:

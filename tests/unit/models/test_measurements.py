@@ -3,7 +3,7 @@ import math
 import pytest
 
 from models.errors import MeasurementError
-from models.measurements import (
+from models.tbp.measurements import (
     MEASUREMENTS,
     NAMES,
     canonical_name,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models.errors import ManifestError, OutputError
-from models.prognosis import (
+from models.prognosis.patient import (
     CodedPatient,
     NotAssessed,
     PrognosisManifest,

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.registration import (
+from models.change.registration import (
     Registration,
     RegistrationFailure,
     RegistrationSettings,

@@ -5,15 +5,15 @@ import pytest
 from numpy.typing import NDArray
 
 from models.errors import ManifestError
-from models.measurements import MeasurementTable, read_measurements
-from models.screening import LesionAnswers, screen_patient, skin_fraction
-from models.tbp import (
+from models.tbp.lesions import (
     PHOTODAMAGE_GRADES,
     FusionThresholds,
     TbpManifest,
     TileFilters,
     UglyDucklingSettings,
 )
+from models.tbp.measurements import MeasurementTable, read_measurements
+from models.tbp.patient import LesionAnswers, screen_patient, skin_fraction
 from tests.unit.models.tbp_builder import measured_row, tbp_manifest
 
 COUNT = 12

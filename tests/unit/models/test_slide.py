@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.errors import ManifestError, SlideError
-from models.slide import (
+from models.slide.tiles import (
     AbmilShape,
     SlideGeometry,
     SlideManifest,
@@ -17,7 +17,7 @@ from models.slide import (
     resample_tile,
     top_tiles,
 )
-from models.tissue import Tissue, TissueFinding
+from models.slide.tissue import Tissue, TissueFinding
 from tests.unit.models.manifests import manifest as diagnosis_manifest
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from models.errors import ImageError
-from models.stain import (
+from models.slide.stain import (
     WHITE_LEVEL,
     LabStatistics,
     fit_macenko,

@@ -8,7 +8,7 @@ from lifelines import AalenJohansenFitter, KaplanMeierFitter
 from lifelines.statistics import multivariate_logrank_test
 from lifelines.utils import concordance_index
 
-from models import survival
+from models.prognosis import survival
 
 Z = 1.959963984540054
 

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.measurements import NAMES, column_number
-from models.tbp import (
+from models.tbp.lesions import (
     FusionThresholds,
     ModuleScores,
     TileFilters,
@@ -19,6 +18,7 @@ from models.tbp import (
     fuse,
     grade_photodamage,
 )
+from models.tbp.measurements import NAMES, column_number
 
 
 def measured(**values: float) -> NDArray[np.float64]:

@@ -4,7 +4,14 @@ import pytest
 from scipy import ndimage
 
 from models.errors import ImageError, SlideError
-from models.tissue import PRESETS, TissueFinding, TissuePreset, balance_glass, find_ink, find_tissue
+from models.slide.tissue import (
+    PRESETS,
+    TissueFinding,
+    TissuePreset,
+    balance_glass,
+    find_ink,
+    find_tissue,
+)
 
 GLASS, PINK, BLUE_INK, GREEN_INK = (243, 243, 244), (205, 130, 180), (40, 60, 200), (30, 160, 70)
 BIOPSY = PRESETS["bwh_biopsy"]

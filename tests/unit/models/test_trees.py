@@ -4,8 +4,8 @@ from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesClassifier
 
 from models.errors import WeightsError
-from models.trees import Forest, predict_forest
-from training.tbp_thresholds import export_trees
+from models.tbp.trees import Forest, predict_forest
+from training.tbp.thresholds import export_trees
 
 
 def data(seed: int, count: int, *, gaps: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

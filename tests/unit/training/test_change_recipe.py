@@ -11,14 +11,14 @@ import torch
 from PIL import Image
 
 from models.backends.change_detection import ChangeDetectionBackend, load_siamese
-from models.change import ChangeManifest
+from models.change.pair import ChangeManifest
 from models.errors import ManifestError, WeightsError
 from tests.unit.models.test_registration import skin
 from tests.unit.training.cohort_builder import write_cohort
 from tests.unit.training.tiny_encoder import DIM, tiny_embedder
-from training.change_figures import PairAnswers, choose_operating_point
-from training.change_pairs import PairCohort, encode_pairs, read_pairs
-from training.change_settings import ChangeSettings
+from training.change.figures import PairAnswers, choose_operating_point
+from training.change.pairs import PairCohort, encode_pairs, read_pairs
+from training.change.settings import ChangeSettings
 from training.errors import CohortError, LeakageError, RunError, SettingsError
 from training.export import Provenance
 from training.recipes import change

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from models.errors import OutputError
 from models.preprocessing import normalise_pixels, prepare_image, prepare_reference
 from training.errors import CohortError, RunError
-from training.feature_store import FeatureStore
-from training.features import Features, extract_features
+from training.features.extraction import Features, extract_features
+from training.features.store import FeatureStore
 
 DIGEST = "ab" * 32
 

@@ -17,8 +17,9 @@ from models.shapes import EfficientNetLiteShape, EncoderShape
 from models.weights import encode_weights
 from tests.unit.training.cohort_builder import write_cohort
 from training.errors import CohortError, LeakageError, RunError, SettingsError
-from training.features import Features
-from training.finetuning import (
+from training.features.extraction import Features
+from training.features.linear import LinearHead
+from training.finetuning.networks import (
     ConvClassifier,
     add_adapters,
     build_classifier,
@@ -27,7 +28,6 @@ from training.finetuning import (
     load_classifier,
     merge_adapters,
 )
-from training.linear import LinearHead
 from training.recipes import features, finetune, probe
 
 DATA = """

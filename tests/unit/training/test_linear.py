@@ -11,7 +11,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from training.errors import CohortError, RunError
-from training.linear import LinearHead, code_objective, fit_probe, label_share, strength
+from training.features.linear import LinearHead, code_objective, fit_probe, label_share, strength
 
 LABELS = ("A", "B", "C")
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.masking import MAX_FAILED_ROUNDS, TRIES, block_mask, random_mask
+from training.pretraining.masking import MAX_FAILED_ROUNDS, TRIES, block_mask, random_mask
 
 
 @st.composite

@@ -14,14 +14,20 @@ from lifelines.datasets import load_rossi
 
 from models.backends.prognosis import PrognosisBackend
 from models.metrics import Figure
-from models.prognosis import CodedPatient, PrognosisManifest, code_patient, interpret
+from models.prognosis.patient import CodedPatient, PrognosisManifest, code_patient, interpret
 from training.__main__ import main
 from training.errors import CohortError, RunError, SettingsError
 from training.export import Provenance
+from training.prognosis.fitting import (
+    SurvivalTable,
+    figures,
+    fit_cox,
+    predict_out_of_fold,
+    read_table,
+)
 from training.recipes import prognosis
 from training.settings import read_toml
 from training.simulate.survival import LOG_HAZARD_RATIOS, simulate_table
-from training.survival import SurvivalTable, figures, fit_cox, predict_out_of_fold, read_table
 
 CONFIG = Path("training/configs/check/prognosis.toml")
 SETTINGS = read_toml(CONFIG, prognosis.PrognosisSettings)

@@ -9,7 +9,7 @@ import torch
 
 from models.backends.slide import SlideBackend
 from models.manifest import HeldOutFigure
-from models.slide import SlideManifest
+from models.slide.tiles import SlideManifest
 from tests.unit.training.slide_builder import section, write_patches, write_tiff
 from tests.unit.training.test_slides import fake_encoder, quiet
 from training.errors import CohortError, RunError
@@ -17,8 +17,8 @@ from training.export import Provenance
 from training.recipes import slide
 from training.settings import read_toml
 from training.simulate.slides import CELL_PX, simulate_slides
-from training.slide_figures import evidence_sentence, threshold_for
-from training.slides import geometry_of, read_overview
+from training.slide.figures import evidence_sentence, threshold_for
+from training.slide.readers import geometry_of, read_overview
 
 TOY = Path(__file__).parents[3] / "training" / "configs" / "check" / "slide.toml"
 PROVENANCE = Provenance(
@@ -60,7 +60,7 @@ def _fake(monkeypatch):
 
 def make_fast(patch):
     patch.setattr(slide, "load_tile_encoder", lambda _folder: fake_encoder())
-    patch.setattr("training.slide_figures.REPLICATES", 30)
+    patch.setattr("training.slide.figures.REPLICATES", 30)
 
 
 def run(config, data, out, report=quiet):

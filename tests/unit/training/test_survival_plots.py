@@ -5,8 +5,8 @@ import io
 import numpy as np
 from matplotlib.figure import Figure
 
-from models.survival import kaplan_meier
-from training import survival_plots as plots
+from models.prognosis.survival import kaplan_meier
+from training.prognosis import plots
 
 
 def _render(figure: Figure) -> None:

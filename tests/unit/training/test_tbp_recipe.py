@@ -11,8 +11,8 @@ import torch
 
 from models.backends.tbp_screening import TbpScreeningBackend, load_tbp
 from models.errors import ManifestError, WeightsError
-from models.measurements import NAMES
-from models.tbp import TbpManifest
+from models.tbp.lesions import TbpManifest
+from models.tbp.measurements import NAMES
 from models.weights import digest_of
 from tests.unit.training.cohort_builder import write_cohort
 from tests.unit.training.tiny_encoder import DIM, tiny_embedder
@@ -23,8 +23,8 @@ from training.recipes.tbp import TbpRun
 from training.runs import RunFolder
 from training.settings import read_toml
 from training.simulate.tbp import simulate_tbp
-from training.tbp_cohort import TbpCohort, read_cohort
-from training.tbp_settings import TbpSettings
+from training.tbp.cohort import TbpCohort, read_cohort
+from training.tbp.settings import TbpSettings
 
 CONFIG = Path("training/configs/check/tbp.toml")
 PROVENANCE = Provenance(

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from models.tbp import count_nevi
+from models.tbp.lesions import count_nevi
 from training.errors import CohortError
-from training.linear_heads import fit_linear_head
-from training.tbp_thresholds import ModuleVotes, choose_thresholds, fit_count_threshold
+from training.features.heads import fit_linear_head
+from training.tbp.thresholds import ModuleVotes, choose_thresholds, fit_count_threshold
 
 
 def votes(seed: int, count: int = 60) -> tuple[ModuleVotes, np.ndarray]:

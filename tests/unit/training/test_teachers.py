@@ -19,7 +19,7 @@ from models.shapes import EncoderShape
 from training.errors import PretrainedError
 from training.pretraining.processes import World
 from training.pretraining.settings import EmaTeacherSettings
-from training.teachers import CLIP_MEAN, CLIP_STD, ClipTeacher, EmaTeacher, momentum_at
+from training.pretraining.teachers import CLIP_MEAN, CLIP_STD, ClipTeacher, EmaTeacher, momentum_at
 
 VISION = {
     "hidden_size": 16,

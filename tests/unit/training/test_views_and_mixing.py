@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from models.errors import ImageError
-from training.mixing import draw_rectangle, mix, soft_cross_entropy, soften
-from training.view_batches import balanced_order
-from training.views import (
+from training.finetuning.batches import balanced_order
+from training.finetuning.mixing import draw_rectangle, mix, soft_cross_entropy, soften
+from training.finetuning.views import (
     CROP_AREA,
     CROP_ASPECT,
     _shift_colour,

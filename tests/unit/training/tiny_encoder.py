@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.embedding import Embedder
+from training.features.embedding import Embedder
 
 DIM = 24
 

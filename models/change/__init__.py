@@ -1,0 +1,1 @@
+"""Change of one lesion: cleaning, registration, comparison of two images."""

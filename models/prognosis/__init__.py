@@ -1,0 +1,1 @@
+"""Prognosis: survival estimators, the Cox model, one patient."""

@@ -1,0 +1,1 @@
+"""Slides: tissue, tiles, stain, attention."""

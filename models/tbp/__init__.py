@@ -1,0 +1,1 @@
+"""Total body photography: measurements, single lesions, the whole patient."""

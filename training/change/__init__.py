@@ -1,0 +1,1 @@
+"""Parts of the ``change`` recipe: pairs and figures."""

@@ -1,0 +1,1 @@
+"""Parts of the ``finetune`` recipe: networks, views, batches, mixing."""

@@ -1,0 +1,1 @@
+"""Parts of the ``slide`` recipe: readers, features, fitting, figures, outputs."""

@@ -1,0 +1,1 @@
+"""Parts of the ``tbp`` recipe: cohort, thresholds, figures."""
