@@ -1,4 +1,4 @@
-"""Drawing, augmenting and mixing batches of images with their lesion masks."""
+"""Batches of images with their lesion masks: drawn, augmented, mixed; and what a network says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.augment import augment_one, jitter_colour, mix_batch, normalise
 from training.cohorts import Pixels
@@ -83,3 +83,31 @@ def draw_batches(
             share = float(rng.beta(augment.mixup_alpha, augment.mixup_alpha))
             images, labels, soft_masks = mix_batch(images, labels, soft_masks, share)
         yield Batch(images=images, targets=labels, masks=soft_masks, has_mask=has_mask)
+
+
+@torch.inference_mode()
+def predict(
+    network: nn.Module, images: NDArray[np.uint8], device: torch.device, batch_size: int = 64
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
+    """Run the network over prepared images.
+
+    Parameters
+    ----------
+    images
+        (B, S, S, 3) uint8 RGB.
+
+    Returns
+    -------
+    tuple of ndarray
+        Logits (B, C), embeddings (B, E) and lesion probabilities times 255 (B, S, S) uint8.
+    """
+    network.eval()
+    logits, embeddings, lesions = [], [], []
+    for start in range(0, len(images), batch_size):
+        batch = torch.from_numpy(images[start : start + batch_size]).to(device)
+        output = network(normalise(batch.permute(0, 3, 1, 2).float() / 255))
+        logits.append(output.logits.float().cpu())
+        embeddings.append(output.embedding.float().cpu())
+        lesion = (output.lesion_logit.squeeze(1).float().sigmoid() * 255).round()
+        lesions.append(lesion.to(torch.uint8).cpu())
+    return torch.cat(logits).numpy(), torch.cat(embeddings).numpy(), torch.cat(lesions).numpy()

@@ -1,7 +1,8 @@
 """What TBP screening says of one patient: a ranked list with reasons, counts and a grade.
 
 Puts together what the served model answered for each lesion (``models.tbp.lesions`` has the
-rules). Every lesion that came in appears in the result, with what was not assessed about it and why.
+rules). Every lesion that came in appears in the result, with what was not assessed about it and
+why.
 """
 
 from __future__ import annotations

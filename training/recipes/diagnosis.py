@@ -26,8 +26,7 @@ from models.architectures.diagnosis import DiagnosisNetwork
 from models.architectures.pyramid import EfficientNetPyramid
 from models.metrics import jaccard, macro_auroc
 from training import plots
-from training.augment import normalise
-from training.batches import draw_batches
+from training.batches import draw_batches, predict
 from training.cohorts import Cohort, Pixels, load_pixels, read_rows, split_groups
 from training.errors import CohortError, RunError
 from training.losses import diagnosis_loss, lesion_loss, prior_shift, sampling_weights
@@ -300,34 +299,6 @@ class DiagnosisRun:
 def label_numbers(cohort: Cohort, labels: tuple[str, ...]) -> NDArray[np.int64]:
     """Position of each row's label in the label set, (B,)."""
     return np.array([labels.index(row.label) for row in cohort.rows], np.int64)
-
-
-@torch.inference_mode()
-def predict(
-    network: nn.Module, images: NDArray[np.uint8], device: torch.device, batch_size: int = 64
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.uint8]]:
-    """Run the network over prepared images.
-
-    Parameters
-    ----------
-    images
-        (B, S, S, 3) uint8 RGB.
-
-    Returns
-    -------
-    tuple of ndarray
-        Logits (B, C), embeddings (B, E) and lesion probabilities times 255 (B, S, S) uint8.
-    """
-    network.eval()
-    logits, embeddings, lesions = [], [], []
-    for start in range(0, len(images), batch_size):
-        batch = torch.from_numpy(images[start : start + batch_size]).to(device)
-        output = network(normalise(batch.permute(0, 3, 1, 2).float() / 255))
-        logits.append(output.logits.float().cpu())
-        embeddings.append(output.embedding.float().cpu())
-        lesion = (output.lesion_logit.squeeze(1).float().sigmoid() * 255).round()
-        lesions.append(lesion.to(torch.uint8).cpu())
-    return torch.cat(logits).numpy(), torch.cat(embeddings).numpy(), torch.cat(lesions).numpy()
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
