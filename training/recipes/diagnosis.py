@@ -366,7 +366,8 @@ def write_report(training: DiagnosisRun) -> None:
         f"split is left for `export` and `evaluate`."
     )
     page.table("Last epoch", [training.history[-1]])
-    page.figure("Learning curves", plots.learning_curves(training.history))
+    curves = [{k: v for k, v in row.items() if k != "size"} for row in training.history]
+    page.figure("Learning curves", plots.learning_curves(curves))
     page.figure("ROC, one versus rest", plots.roc_curves(labels, probabilities, names))
     page.figure("Precision and recall", plots.pr_curves(labels, probabilities, names))
     page.figure("Reliability", plots.reliability(probabilities, labels))
