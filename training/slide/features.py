@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -23,15 +23,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.architectures.served_encoder import load_served_encoder
-from models.embedding import EncoderManifest
 from models.errors import ModelError
-from models.preprocessing import INPUT_SIZE, normalise_pixels, prepare_image
+from models.preprocessing import prepare_image
 from models.slide.tiles import TileGrid, lay_grid
 from models.slide.tissue import PRESETS, Tissue, TissueFinding, find_tissue
-from models.weights import digest_of, encode_weights, fill, read_tensors
 from training.errors import RunError, SlideFileError
-from training.pretrained import load_compact
+from training.features.embedding import load_embedder
 from training.runs import Progress, write_atomically
 from training.slide.readers import SlideReader, geometry_of, read_overview, read_tile
 from training.slide.sheet import draw_sheet
@@ -145,32 +142,13 @@ def load_tile_encoder(folder: Path | None) -> TileEncoder:
     ModelError
         If manifest and weights do not agree.
     """
-    if folder is not None:
-        try:
-            manifest = EncoderManifest.from_json((folder / "manifest.json").read_text("utf-8"))
-            files = [path.read_bytes() for path in folder.glob("*/weights.safetensors")]
-        except OSError as exc:
-            raise RunError(f"{folder} holds no exported encoder") from exc
-        weights = next((data for data in files if digest_of(data) == manifest.digest), None)
-        if weights is None:
-            raise RunError(f"{folder} lacks the weights that its manifest names")
-        served = load_served_encoder(weights, manifest)
-        size, dim = manifest.input.size, manifest.dim
-        return TileEncoder(served, digest=manifest.digest, size=size, dim=dim)
-    compact = load_compact().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    names = {name: f"encoder.{name}" for name in compact.state_dict()}
-    weights = encode_weights(
-        {names[name]: value for name, value in compact.state_dict().items()}, half=True
+    embedder = load_embedder(folder)
+    return TileEncoder(
+        lambda pixels: torch.from_numpy(embedder.embed(pixels.numpy())),
+        digest=embedder.digest,
+        size=embedder.size,
+        dim=embedder.dim,
     )
-    digest = digest_of(weights)
-    rounded = read_tensors(weights, digest)
-    fill(compact, {name: rounded[names[name]] for name in names})
-
-    def embed(pixels: torch.Tensor) -> torch.Tensor:
-        planes = torch.from_numpy(normalise_pixels(pixels.numpy()))
-        return cast(torch.Tensor, compact(planes.contiguous(memory_format=torch.channels_last)))
-
-    return TileEncoder(embed, digest=digest, size=INPUT_SIZE, dim=compact.dim)
 
 
 @contextmanager
