@@ -1,11 +1,14 @@
-"""Reading a finished run back, for its export."""
+"""Reading a finished run and its figures back, for its export."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from models.manifest import HeldOutFigure
 from models.strict import StrictError, build
 from training.errors import RunError
 from training.runs import SETTINGS, RunFolder
@@ -51,3 +54,33 @@ def read_finished(
     if state is None:
         raise RunError(f"{run} holds no checkpoint")
     return settings, figures, state
+
+
+def held_out(
+    rows: Sequence[Mapping[str, Any]], *, data: str, command: str
+) -> tuple[HeldOutFigure, ...]:
+    """Figures of a run's results as a manifest holds them; undefined ones are left out.
+
+    Parameters
+    ----------
+    rows
+        ``metric``, ``value``, ``low``, ``high``, ``n`` and ``groups`` of each figure.
+    data
+        What they were measured on.
+    command
+        Command that gives them.
+    """
+    return tuple(
+        HeldOutFigure(
+            metric=row["metric"],
+            data=data,
+            value=round(row["value"], 4),
+            low=round(row["low"], 4) if math.isfinite(row["low"]) else None,
+            high=round(row["high"], 4) if math.isfinite(row["high"]) else None,
+            n=row["n"],
+            groups=row["groups"],
+            command=command,
+        )
+        for row in rows
+        if math.isfinite(row["value"])
+    )

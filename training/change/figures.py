@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -219,24 +218,6 @@ def _registration_figures(answers: PairAnswers, replicates: int) -> list[Measure
             )
         )
     return figures
-
-
-def held_out(rows: Sequence[Mapping[str, Any]], command: str) -> tuple[HeldOutFigure, ...]:
-    """Figures of ``results.json`` as a manifest holds them; undefined ones are left out."""
-    return tuple(
-        HeldOutFigure(
-            metric=row["metric"],
-            data=DATA,
-            value=round(row["value"], 4),
-            low=round(row["low"], 4) if math.isfinite(row["low"]) else None,
-            high=round(row["high"], 4) if math.isfinite(row["high"]) else None,
-            n=row["n"],
-            groups=row["groups"],
-            command=command,
-        )
-        for row in rows
-        if math.isfinite(row["value"])
-    )
 
 
 def evidence_sentence(figures: Sequence[HeldOutFigure], *, is_simulated: bool) -> str:

@@ -23,10 +23,10 @@ from models.change.pair import ChangeManifest
 from models.metrics import binary_auroc
 from models.weights import digest_of, encode_weights, stored
 from training.change.figures import (
+    DATA,
     PairAnswers,
     choose_operating_point,
     evidence_sentence,
-    held_out,
     measure,
     write_report,
 )
@@ -35,7 +35,7 @@ from training.change.settings import ChangeSettings
 from training.errors import CohortError, RunError
 from training.export import Provenance, TensorSpec, export_model
 from training.features.embedding import Embedder, load_embedder
-from training.finished import read_finished
+from training.finished import held_out, read_finished
 from training.runs import (
     Progress,
     RunFolder,
@@ -321,7 +321,7 @@ def export(run: Path, repository: Path, provenance: Provenance) -> ChangeManifes
     """
     settings, results, state = read_finished(run, "change", ChangeSettings, RESULTS)
     weights = encode_weights(cast("Mapping[str, Tensor]", state[SERVED]["best"]), half=True)
-    figures = held_out(results["figures"], provenance.evaluation_command)
+    figures = held_out(results["figures"], data=DATA, command=provenance.evaluation_command)
     simulation = results["simulation"]
     is_simulated = simulation is not None
     manifest = ChangeManifest(

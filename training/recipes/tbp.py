@@ -30,12 +30,12 @@ from training.errors import CohortError, RunError
 from training.export import Provenance, TensorSpec, export_model
 from training.features.embedding import Embedder, embed_files, load_embedder
 from training.features.heads import LinearHead, fit_linear_head
-from training.finished import read_finished
+from training.finished import held_out, read_finished
 from training.runs import Progress, RunFolder, seed_all
 from training.settings import read_toml
 from training.simulate.tbp import simulate_tbp
 from training.tbp.cohort import TbpCohort, cohort_digest, read_cohort
-from training.tbp.figures import TbpAnswers, evidence_sentence, held_out, measure, write_report
+from training.tbp.figures import DATA, TbpAnswers, evidence_sentence, measure, write_report
 from training.tbp.settings import TbpSettings
 from training.tbp.thresholds import (
     ModuleVotes,
@@ -335,7 +335,7 @@ def export(run: Path, repository: Path, provenance: Provenance) -> TbpManifest:
             tensors[f"heads.{name}.{part}"] = state[name][part]
     # In full: heads are small, and rounding a threshold could send a lesion down another branch.
     weights = encode_weights(tensors, half=False)
-    figures = held_out(results["figures"], provenance.evaluation_command)
+    figures = held_out(results["figures"], data=DATA, command=provenance.evaluation_command)
     simulation = results["simulation"]
     is_simulated = simulation is not None
     manifest = TbpManifest(
