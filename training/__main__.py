@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +14,7 @@ from rich.progress import Progress as ProgressBar
 from models.errors import ModelError
 from training.commands import find_command
 from training.errors import TrainingError
+from training.runs import hold
 
 COMMANDS = {
     "diagnosis": "training.recipes.diagnosis",
@@ -42,12 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        with ProgressBar(disable=not sys.stderr.isatty()) as bar:
+        with _held(options), ProgressBar(disable=not sys.stderr.isatty()) as bar:
             options.act(options, _Bar(bar))
     except (TrainingError, ModelError) as exc:
         print(f"{type(exc).__name__}: {exc}", file=sys.stderr)
         return 1
     return 0
+
+
+def _held(options: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    """Hold the run's folder, if there is one; of torchrun's processes the first one does."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    return hold(options.out) if is_first and "out" in options else contextlib.nullcontext()
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
+import fcntl
 import hashlib
 import json
 import math
@@ -11,7 +13,7 @@ import os
 import pickle
 import random
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,6 +29,7 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 CHECKPOINT = "checkpoint.pt"
 HISTORY = "history.csv"
 SETTINGS = "settings.json"
+LOCK = ".lock"
 
 # What torch's own unpickler raises on torn files, beside its UnpicklingError.
 _UNREADABLE = (
@@ -112,6 +115,28 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as exc:
         part.unlink(missing_ok=True)
         raise RunError(f"{path.name} cannot be written: {exc.strerror}") from exc
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep a folder to one process for as long as it works there; a kill frees it.
+
+    Raises
+    ------
+    RunError
+        If another process holds it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / LOCK).open("w")
+    except OSError as exc:
+        raise RunError(f"{folder} cannot be used: {exc.strerror}") from exc
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise RunError(f"{folder} is in use by another run") from exc
+        yield
 
 
 class RunFolder:

@@ -9,8 +9,16 @@ import pytest
 import torch
 
 from training import runs
+from training.__main__ import main
 from training.errors import RunError
-from training.runs import CHECKPOINT, RunFolder, cosine_schedule, no_decay_groups, write_atomically
+from training.runs import (
+    CHECKPOINT,
+    RunFolder,
+    cosine_schedule,
+    hold,
+    no_decay_groups,
+    write_atomically,
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,17 @@ def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("not a folder")
     with pytest.raises(RunError, match="cannot be used"):
         folder(tmp_path)
+
+
+def test_a_folder_takes_one_run_at_a_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["prognosis", "--config", "absent.toml", "--out", str(tmp_path / "run")]
+    with hold(tmp_path / "run"):
+        assert main(words) == 1
+        assert "in use by another run" in capsys.readouterr().err
+    assert main(words) == 1
+    assert "absent.toml" in capsys.readouterr().err
 
 
 def test_the_rate_warms_up_and_falls_to_its_end() -> None:
