@@ -137,7 +137,7 @@ def run(options: argparse.Namespace, report: Progress) -> None:
     _check_labels(settings, splits["development"])
     if splits["calibration"]:
         _check_labels(settings, splits["calibration"])
-    session = _Session(
+    slide_run = _SlideRun(
         settings=settings,
         folder=options.out,
         store=store,
@@ -147,9 +147,9 @@ def run(options: argparse.Namespace, report: Progress) -> None:
     )
     development = splits["development"]
     folds = np.array(split_folds(development, folds=settings.folds, seed=settings.seed))
-    logits = session.out_of_fold(development, folds, report)
-    final = session.final(development, folds, splits["calibration"], report)
-    _finish(session, final, splits, logits, simulated, report)
+    logits = slide_run.out_of_fold(development, folds, report)
+    final = slide_run.final(development, folds, splits["calibration"], report)
+    _finish(slide_run, final, splits, logits, simulated, report)
 
 
 def _read_cohort(
@@ -181,7 +181,7 @@ def _check_labels(settings: SlideSettings, rows: list[SlideRow], *, needs_all: b
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Session:
+class _SlideRun:
     """One run with everything its networks share."""
 
     settings: SlideSettings
@@ -257,7 +257,7 @@ class _Session:
 
 
 def _finish(
-    session: _Session,
+    slide_run: _SlideRun,
     final: tuple[GatedAbmil, bytes],
     splits: dict[Split, list[SlideRow]],
     logits: NDArray[np.float64],
@@ -265,14 +265,14 @@ def _finish(
     report: Progress,
 ) -> None:
     """Calibrate, measure, explain, and write what the export needs."""
-    settings, (network, weights) = session.settings, final
+    settings, (network, weights) = slide_run.settings, final
     development, held_out = splits["development"], splits["held_out"]
     # Slides out of fold calibrate where cases are independent; others may be kept for it.
     deciding, deciding_logits = development, logits
     if splits["calibration"]:
         deciding = splits["calibration"]
-        deciding_logits = predict(network, session.bags(deciding))
-    labels = np.array([bag.label for bag in session.bags(deciding)])
+        deciding_logits = predict(network, slide_run.bags(deciding))
+    labels = np.array([bag.label for bag in slide_run.bags(deciding)])
     temperature = fit_temperature(deciding_logits, labels)
     columns = settings.positive_columns()
     positive = calibrate(deciding_logits, temperature)[:, columns].sum(axis=1)
@@ -287,15 +287,15 @@ def _finish(
         threshold,
         data=f"development, out of fold{shared}",
     )
-    held_logits = predict(network, session.bags(held_out))
+    held_logits = predict(network, slide_run.bags(held_out))
     if held_out:
         figures += measure_slides(
             held_logits, held_out, settings, temperature, threshold, data=f"held-out {kind} slides"
         )
     maps = write_attention(
-        session.folder,
-        session.store,
-        session.records,
+        slide_run.folder,
+        slide_run.store,
+        slide_run.records,
         network,
         held_out or development,
         pictures=settings.heat_maps,
@@ -303,12 +303,12 @@ def _finish(
     )
     if simulated:
         figures += tumour_auroc(maps, simulated)
-    write_atomically(session.folder / WEIGHTS, weights)
+    write_atomically(slide_run.folder / WEIGHTS, weights)
     result = {
         "settings_digest": settings_digest(settings),
         "digest": digest_of(weights),
-        "encoder_digest": session.encoder_digest,
-        "architecture": dataclasses.asdict(session.shape),
+        "encoder_digest": slide_run.encoder_digest,
+        "architecture": dataclasses.asdict(slide_run.shape),
         "temperature": temperature,
         "decision_threshold": threshold,
         "evidence_level": kind,
@@ -321,17 +321,17 @@ def _finish(
         "settings": dataclasses.asdict(settings),
     }
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(session.folder / RESULT, text.encode())
+    write_atomically(slide_run.folder / RESULT, text.encode())
     shown = held_out or development
     shown_logits = held_logits if held_out else logits
     write_report(
-        session.folder,
+        slide_run.folder,
         settings,
-        session.records,
+        slide_run.records,
         figures,
-        labels=np.array([bag.label for bag in session.bags(shown)]),
+        labels=np.array([bag.label for bag in slide_run.bags(shown)]),
         probabilities=calibrate(shown_logits, temperature),
-        store=session.store,
+        store=slide_run.store,
         maps=maps,
     )
 
