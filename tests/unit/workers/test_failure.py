@@ -27,7 +27,7 @@ TRANSIENT = {
     "SpoolFull",
     "SpoolError",
 }
-REJECTED = {"Undecodable", "NothingDecodable"}
+REJECTED = {"DemonstrationModel", "Undecodable", "NothingDecodable"}
 
 
 def errors_of(module: ModuleType) -> list[type[Exception]]:
