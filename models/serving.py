@@ -111,3 +111,22 @@ class PythonBackend:
             for name, answer in answers.items()
         ]
         return self.pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+class ImageBackend(PythonBackend):
+    """Base of the models that read (B, S, S, 3) uint8 images; ``load`` sets ``image_size`` S."""
+
+    INPUTS = ("IMAGE",)
+
+    image_size: int
+
+    def warm_up(self) -> None:
+        """Answer the smallest and, on a GPU, the largest batch."""
+        for count in (1, 1, self.max_batch_size if self.device.type == "cuda" else 2):
+            shape = (count, self.image_size, self.image_size, 3)
+            self._run({"IMAGE": torch.zeros(shape, dtype=torch.uint8)})
+
+    def autocast(self) -> torch.autocast:
+        """Bfloat16 on a GPU, float32 on a processor."""
+        is_gpu = self.device.type == "cuda"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_gpu)

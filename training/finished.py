@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,24 @@ from training.errors import RunError
 from training.runs import SETTINGS, RunFolder
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredFigure:
+    """One figure of a run's results with its interval and the units behind it."""
+
+    metric: str
+    """What was measured."""
+    value: float
+    """Point estimate; nan where it is undefined."""
+    low: float
+    """Lower end of the 95 % interval; nan where it is undefined."""
+    high: float
+    """Upper end of the 95 % interval; nan where it is undefined."""
+    n: int
+    """Lesions, pairs or images."""
+    groups: int
+    """Patients or lesions, the unit that was resampled."""
 
 
 def read_finished(

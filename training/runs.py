@@ -78,7 +78,7 @@ def no_decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, An
     free: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            is_free = parameter.ndim <= 1 or name.endswith(("cls_token", "pos_embed"))
+            is_free = parameter.ndim <= 1 or name.endswith(("cls_token", "mask_token", "pos_embed"))
             (free if is_free else decayed).append(parameter)
     return [
         {"params": decayed, "weight_decay": weight_decay},
@@ -95,6 +95,23 @@ def _settings_text(settings: object) -> str:
     if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
         raise TypeError("settings must be a dataclass instance")
     return json.dumps(dataclasses.asdict(settings), sort_keys=True, indent=2)
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """Read the checkpoint of a run's folder.
+
+    Raises
+    ------
+    RunError
+        If there is none, it is torn, or it holds anything but tensors and plain values.
+    """
+    try:
+        state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+    except _UNREADABLE as exc:
+        raise RunError(f"{folder} holds a checkpoint that cannot be read, or none") from exc
+    if not isinstance(state, dict):
+        raise RunError(f"{folder} holds a checkpoint that is no table")
+    return state
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -204,14 +221,25 @@ class RunFolder:
         RunError
             If the file is torn or holds anything but tensors and plain values.
         """
-        if not self._has(CHECKPOINT):
-            return None
-        try:
-            state = torch.load(self.path(CHECKPOINT), map_location="cpu", weights_only=True)
-        except _UNREADABLE as exc:
-            raise RunError(f"{self.folder} holds a checkpoint that cannot be read") from exc
-        if not isinstance(state, dict):
-            raise RunError(f"{self.folder} holds a checkpoint that is no table")
+        return read_checkpoint(self.folder) if self._has(CHECKPOINT) else None
+
+    def load_or_begin(self, inputs: Mapping[str, str]) -> dict[str, Any]:
+        """Return the last checkpoint, or a first state that holds the digests of the inputs.
+
+        Parameters
+        ----------
+        inputs
+            Name of an input, e.g. ``cohort``, -> its digest; part of every checkpoint.
+
+        Raises
+        ------
+        RunError
+            If the run was begun with another input, which is named, or cannot be read.
+        """
+        state = self.load() or dict(inputs)
+        other = [name for name, digest in inputs.items() if state[name] != digest]
+        if other:
+            raise RunError(f"{self.folder} was begun with another {' and '.join(other)}")
         return state
 
     @property

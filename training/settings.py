@@ -6,9 +6,6 @@ reproduces them. Paths are not: they are given on the command line.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from models.shapes import BackboneShape, DiagnosisShape, EfficientNetLiteShape
 from models.strict import StrictError, build
 from training.errors import SettingsError
+from training.runs import settings_digest
 
 T = TypeVar("T")
 
@@ -194,8 +192,7 @@ class TrainingSettings:
 
     def digest(self) -> str:
         """Return the SHA-256 of the settings: a run resumes only under the same one."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return settings_digest(self)
 
 
 def read_toml(path: Path, kind: type[T]) -> T:

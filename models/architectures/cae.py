@@ -18,6 +18,7 @@ from models.architectures.encoder import (
     LAYER_NORM_EPS,
     DropPath,
     Encoder,
+    Mlp,
     sincos_positions,
 )
 from models.shapes import EncoderShape
@@ -69,17 +70,6 @@ class _CrossAttention(nn.Module):
         return tokens.reshape(batch, count, self.heads, width // self.heads).transpose(1, 2)
 
 
-class _Mlp(nn.Module):
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        projected: Tensor = self.fc2(functional.gelu(self.fc1(tokens)))
-        return projected
-
-
 class _RegressorBlock(nn.Module):
     def __init__(
         self, shape: EncoderShape, heads: int, *, layer_scale: float, drop_path: float
@@ -90,7 +80,7 @@ class _RegressorBlock(nn.Module):
         self.norm1_v = nn.LayerNorm(shape.dim, eps=LAYER_NORM_EPS)
         self.norm2_cross = nn.LayerNorm(shape.dim, eps=LAYER_NORM_EPS)
         self.cross_attn = _CrossAttention(shape.dim, heads)
-        self.mlp_cross = _Mlp(shape.dim, shape.mlp_ratio * shape.dim)
+        self.mlp_cross = Mlp(shape.dim, shape.mlp_ratio * shape.dim)
         self.gamma_1_cross = nn.Parameter(torch.full((shape.dim,), layer_scale))
         self.gamma_2_cross = nn.Parameter(torch.full((shape.dim,), layer_scale))
         self.drop_path = DropPath(drop_path)

@@ -116,13 +116,16 @@ class _Attention(nn.Module):
         return projected
 
 
-class _Mlp(nn.Module):
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between them, as in every block of the encoders."""
+
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, N, D) in and out."""
         projected: Tensor = self.fc2(functional.gelu(self.fc1(tokens)))
         return projected
 
@@ -133,7 +136,7 @@ class _Block(nn.Module):
         self.norm1 = nn.LayerNorm(shape.dim, eps=LAYER_NORM_EPS)
         self.attn = _Attention(shape.dim, shape.heads)
         self.norm2 = nn.LayerNorm(shape.dim, eps=LAYER_NORM_EPS)
-        self.mlp = _Mlp(shape.dim, shape.mlp_ratio * shape.dim)
+        self.mlp = Mlp(shape.dim, shape.mlp_ratio * shape.dim)
         self.gamma_1 = nn.Parameter(torch.full((shape.dim,), layer_scale))
         self.gamma_2 = nn.Parameter(torch.full((shape.dim,), layer_scale))
         self.drop_path = DropPath(drop_path)

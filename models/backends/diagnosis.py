@@ -8,31 +8,23 @@ import torch
 from torch import Tensor
 
 from models.diagnosis import DiagnosisManifest
-from models.serving import PythonBackend
+from models.serving import ImageBackend
 from models.weights import load_served_diagnosis
 
 
-class DiagnosisBackend(PythonBackend):
+class DiagnosisBackend(ImageBackend):
     """Label logits, embedding, distance to the training data and lesion map of images."""
-
-    INPUTS = ("IMAGE",)
 
     def load(self, manifest: str, weights: bytes) -> None:
         """Build the network; an exception keeps the model unavailable."""
         parsed = DiagnosisManifest.from_json(manifest)
-        self._size = parsed.input.size
+        self.image_size = parsed.input.size
         network = load_served_diagnosis(weights, parsed).to(self.device)
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def warm_up(self) -> None:
-        """Answer the smallest and, on a GPU, the largest batch."""
-        for count in (1, 1, self.max_batch_size if self.device.type == "cuda" else 2):
-            images = torch.zeros((count, self._size, self._size, 3), dtype=torch.uint8)
-            self._run({"IMAGE": images})
-
     def answer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Answer a batch of (B, S, S, 3) uint8 images."""
-        with torch.autocast(self.device.type, torch.bfloat16, self.device.type == "cuda"):
+        with self.autocast():
             output = self._network(inputs["IMAGE"])
         return {
             "LOGITS": output.logits,

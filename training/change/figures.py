@@ -19,6 +19,7 @@ from models.metrics import Figure, binary_auroc, bootstrap
 from training import plots
 from training.change.pairs import PairCohort, PairFeatures, prepare
 from training.cohorts import read_image
+from training.finished import MeasuredFigure
 from training.report import Page
 
 DATA = "test pairs"
@@ -74,18 +75,6 @@ class PairAnswers:
     def groups(self, rows: NDArray[np.intp]) -> list[str]:
         """Groups of some pairs."""
         return [self.cohort.pairs[row].group_id for row in rows]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredFigure:
-    """One figure with its interval and the units behind it."""
-
-    metric: str
-    value: float
-    low: float
-    high: float
-    n: int
-    groups: int
 
 
 def choose_operating_point(

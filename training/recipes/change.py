@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -111,11 +111,7 @@ class ChangeRun:
         self, settings: ChangeSettings, cohort: PairCohort, folder: RunFolder, embedder: Embedder
     ) -> None:
         self.settings, self.cohort, self.folder, self.embedder = settings, cohort, folder, embedder
-        begun = {"encoder": embedder.digest, "cohort": cohort.digest}
-        self.state: dict[str, Any] = folder.load() or begun
-        other = [name for name, digest in begun.items() if self.state[name] != digest]
-        if other:
-            raise RunError(f"{folder.folder} was begun with another {' and '.join(other)}")
+        self.state = folder.load_or_begin({"encoder": embedder.digest, "cohort": cohort.digest})
 
     def train(self, report: Progress) -> None:
         """Do what is left to do."""

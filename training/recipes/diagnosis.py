@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import pickle
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -34,13 +33,13 @@ from training.overlays import draw_outlines
 from training.pretrained import load_compact
 from training.report import Page
 from training.runs import (
-    CHECKPOINT,
     Progress,
     RunFolder,
     cosine_schedule,
     device,
     epoch_rng,
     no_decay_groups,
+    read_checkpoint,
 )
 from training.settings import TrainingSettings, read_settings, settings_from_dict
 
@@ -299,22 +298,6 @@ class DiagnosisRun:
 def label_numbers(cohort: Cohort, labels: tuple[str, ...]) -> NDArray[np.int64]:
     """Position of each row's label in the label set, (B,)."""
     return np.array([labels.index(row.label) for row in cohort.rows], np.int64)
-
-
-def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """Read a run's checkpoint.
-
-    Raises
-    ------
-    RunError
-        If there is none or it cannot be read.
-    """
-    path = folder / CHECKPOINT
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as exc:
-        raise RunError(f"{path}: no readable checkpoint") from exc
-    return state
 
 
 def load_run(folder: Path) -> tuple[TrainingSettings, DiagnosisNetwork, int]:

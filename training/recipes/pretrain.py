@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -157,7 +156,7 @@ class PretrainRun:
         elif clip is not None:
             self.teacher = clip.to(world.device)
         self.optimiser = torch.optim.AdamW(
-            _parameter_groups(self.student, settings.optimiser.weight_decay),
+            no_decay_groups(self.student, settings.optimiser.weight_decay),
             lr=settings.optimiser.learning_rate,
             betas=(settings.optimiser.betas[0], settings.optimiser.betas[1]),
         )
@@ -324,15 +323,6 @@ def _clip_teacher(settings: PretrainSettings, folder: Path | None) -> ClipTeache
     if folder is None:
         raise SettingsError("teacher.kind is clip: --teacher must name its folder")
     return ClipTeacher(folder, grid=settings.encoder.grid)
-
-
-def _parameter_groups(student: CaeNetwork, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups of AdamW; the mask token is spared like the class token."""
-    decayed, free = no_decay_groups(student, weight_decay)
-    decayed["params"] = [p for p in decayed["params"] if p is not student.mask_token]
-    free["params"] = [p for p in free["params"] if p is not student.mask_token]
-    free["params"].append(student.mask_token)
-    return [decayed, free]
 
 
 def _start_from(student: CaeNetwork, path: Path) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +25,7 @@ from models.tbp.lesions import (
 from models.tbp.measurements import NAMES, column_number
 from models.tbp.trees import Forest, predict_forest
 from models.weights import digest_of, encode_weights
-from training.errors import CohortError, RunError
+from training.errors import CohortError
 from training.export import Provenance, TensorSpec, export_model
 from training.features.embedding import Embedder, embed_files, load_embedder
 from training.features.heads import LinearHead, fit_linear_head
@@ -126,11 +125,9 @@ class TbpRun:
         self.cohort: TbpCohort = read_cohort(
             data, settings.columns, fractions=(*shares, 1 - sum(shares)), seed=settings.seed
         )
-        begun = {"encoder": embedder.digest, "cohort": cohort_digest(data)}
-        self.state: dict[str, Any] = folder.load() or begun
-        other = [name for name, digest in begun.items() if self.state[name] != digest]
-        if other:
-            raise RunError(f"{folder.folder} was begun with another {' and '.join(other)}")
+        self.state = folder.load_or_begin(
+            {"encoder": embedder.digest, "cohort": cohort_digest(data)}
+        )
 
     def train(self, report: Progress) -> None:
         """Do what is left to do."""

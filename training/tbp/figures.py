@@ -15,6 +15,7 @@ from models.metrics import Figure, binary_auroc, bootstrap, macro_auroc
 from models.tbp.lesions import PHOTODAMAGE_GRADES, FusionThresholds
 from training import plots
 from training.cohorts import read_image
+from training.finished import MeasuredFigure
 from training.report import Page
 from training.tbp.cohort import TbpCohort
 
@@ -50,18 +51,6 @@ class TbpAnswers:
         return np.asarray(
             (self.risk >= thresholds.risk) | (self.trees >= thresholds.trees) | self.is_duckling
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredFigure:
-    """One figure with its interval and the units behind it."""
-
-    metric: str
-    value: float
-    low: float
-    high: float
-    n: int
-    groups: int
 
 
 def measure(
