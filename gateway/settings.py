@@ -67,6 +67,11 @@ class StoreSettings(BaseSettings):
         return self.home / "results"
 
     @property
+    def features_file(self) -> Path:
+        """Embeddings that were computed on this host; may be deleted at any time."""
+        return self.home / "features.sqlite3"
+
+    @property
     def run_folder(self) -> Path:
         """Process ids and sockets of the running services."""
         return self.home / "run"

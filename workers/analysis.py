@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gateway.store.values import InstanceRow
-from models.diagnosis import DiagnosisManifest
-from models.results import DiagnosisResult, ImageAssessment, ImageQuality
+from models.manifest import Manifest
+from reports.context import SourceImage
+from workers.encoding import Encoder
 from workers.errors import RegistryError
-from workers.ports import Tensors
-
-AnalysisResult = DiagnosisResult
-"""The result kinds that an analysis may conclude with."""
+from workers.ports import Checkpoint, InferenceClient, InstanceSource, Scratch, ServedModel
+from workers.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,24 +34,49 @@ class Match:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreparedImage:
-    """One image on its way to the model; its full-size pixels are gone."""
+class Limits:
+    """What one analysis may take, so that it never starves another; a site may set others."""
 
-    sop_instance_uid: str
-    shape: tuple[int, int]
-    """(H, W) of the source image in pixels."""
-    quality: ImageQuality
-    inputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """Input tensors without batch axis; empty when the image is not to be assessed."""
+    time_s: float
+    """Seconds after which an attempt is ended."""
+    memory_bytes: int
+    """Private memory that an attempt may add to its process."""
+    concurrency: int
+    """Work items of this analysis that run at a time, over all workers."""
+    priority: int
+    """0 to 9; queues of higher numbers are served first."""
+    is_long: bool = False
+    """True for work of minutes: it runs in its own worker group, beside the quick kinds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What an analysis may use while it runs; all of it passes through ports."""
+
+    served: ServedModel[Any]
+    """The analysis' own model; its manifest is an ``Analysis.manifest_type``."""
+    models: InferenceClient
+    """The model server."""
+    encoder: Encoder
+    """Images to embeddings, each once."""
+    source: InstanceSource
+    """Received instances."""
+    scratch: Scratch
+    """Keeps large arrays."""
+    checkpoint: Checkpoint
+    """To be called between two parts of the work, at least every few seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conclusion:
     """The result of a study and its headline."""
 
-    result: AnalysisResult
+    result: object
+    """A result kind that ``reports.encode`` knows."""
+    sources: tuple[SourceImage, ...]
+    """The instances that the result speaks of, those of earlier studies included."""
     is_assessed: bool
-    """True when at least one image was assessed."""
+    """True when at least something was assessed."""
     reason: str
     """Why nothing, or not everything, was assessed; empty otherwise."""
     summary: dict[str, Any]
@@ -71,38 +92,42 @@ class Analysis(Protocol):
         ...
 
     @property
-    def batch_size(self) -> int:
-        """Most images in one request to the model."""
+    def manifest_type(self) -> type[Manifest]:
+        """Kind of the manifest that its model carries."""
         ...
 
-    def match(self, instances: Sequence[InstanceRow]) -> Match:
-        """Return the instances of a study that the analysis applies to, and why."""
+    @property
+    def limits(self) -> Limits:
+        """What it may take unless the site says otherwise."""
         ...
 
-    def prepare(self, sop_instance_uid: str, pixels: NDArray[np.uint8]) -> PreparedImage:
-        """Assess the quality of an (H, W, 3) uint8 RGB image and make the model's inputs."""
-        ...
+    def match(self, study: Study) -> Match:
+        """Return the instances of a study that the analysis applies to, and why.
 
-    def interpret(
-        self, image: PreparedImage, outputs: Tensors, manifest: DiagnosisManifest
-    ) -> ImageAssessment:
-        """Turn the outputs for one image (no batch axis) into its assessment.
-
-        Raises
-        ------
-        BadModelOutput
-            The outputs contradict the manifest.
+        Called by routing too: it must be quick, and depend on nothing but the study.
         """
         ...
 
-    def conclude(
-        self, images: Sequence[ImageAssessment], manifest: DiagnosisManifest
-    ) -> Conclusion:
-        """Put the images of a study together."""
+    def run(self, study: Study, tools: Tools) -> Conclusion:
+        """Analyse a study.
+
+        What speaks against assessing a part of it (an image that cannot be decoded, a slide
+        without tissue, a missing covariate) is part of the result; errors are for what
+        concerns the attempt as a whole.
+
+        Raises
+        ------
+        NothingDecodable
+            No instance that the analysis applies to can be read.
+        BadModelOutput
+            The model's outputs contradict its manifest.
+        ModelUnavailable, InstanceMissing, StorageUnavailable
+            From the ports.
+        """
         ...
 
 
-_MEMBERS = ("name", "batch_size", "match", "prepare", "interpret", "conclude")
+_MEMBERS = ("name", "manifest_type", "limits", "match", "run")
 
 
 class Registry:

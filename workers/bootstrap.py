@@ -16,6 +16,7 @@ from gateway.settings import BrokerSettings, DeliverySettings, StoreSettings
 from gateway.store.engine import open_engine
 from gateway.store.work import FOLDER, WorkLedger
 from workers import analyses
+from workers.adapters.embeddings import EmbeddingFile
 from workers.adapters.files import ResultsFolder
 from workers.adapters.instances import SpoolInstances
 from workers.adapters.triton import TritonModels
@@ -58,6 +59,7 @@ def build_services(settings: Settings) -> Services:
         registry=offered_analyses(),
         source=SpoolInstances(settings.store.spool_folder),
         inference=TritonModels(settings.triton),
+        embeddings=EmbeddingFile(settings.store.features_file),
         files=ResultsFolder(settings.store.results_folder),
         courier_to=_couriers(settings.delivery),
         settings=settings.worker,

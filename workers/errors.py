@@ -9,7 +9,9 @@
     ├── ModelUnavailable    the model server does not answer or the model is not ready: passing
     ├── ModelChanged        another model version took over while a study was analysed: passing
     ├── BadModelOutput      the model answered with something that is no result
-    └── DemonstrationModel  the model has no real evidence, and the site has not allowed such models
+    ├── DemonstrationModel  the model has no real evidence, and the site has not allowed such models
+    ├── EncoderMismatch     the encoder in service is not the one that a model was trained with
+    └── LimitExceeded       an attempt took longer, or more memory, than its analysis may
 
 Messages name analyses, models, shapes and states, never a patient's attribute or a UID. They are
 shown to people as the reason of a work item: they must be readable.
@@ -54,3 +56,11 @@ class BadModelOutput(WorkerError):
 
 class DemonstrationModel(WorkerError):
     """The model's evidence is simulated or absent, and demonstration models are not switched on."""
+
+
+class EncoderMismatch(WorkerError):
+    """The encoder in service is not the one whose embeddings a model was trained on."""
+
+
+class LimitExceeded(WorkerError):
+    """An attempt took longer, or more memory, than its analysis may."""

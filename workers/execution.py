@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from gateway.errors import LeaseLost, RecordUnavailable
 from gateway.logs import log_context
@@ -24,9 +25,11 @@ from workers.analysis import Registry
 from workers.delivery import Courier, deliver
 from workers.failure import Failure, FailureKind, backoff_s, classify
 from workers.lease import Heartbeat
-from workers.ports import InferenceClient, InstanceSource, ResultFiles
+from workers.limits import held_to
+from workers.ports import Embeddings, InferenceClient, InstanceSource, ResultFiles, ServedModel
 from workers.routing import decide, explain_no_match
 from workers.settings import WorkerSettings
+from workers.study import Study
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ class Services:
     registry: Registry
     source: InstanceSource
     inference: InferenceClient
+    embeddings: Embeddings
     files: ResultFiles
     courier_to: Callable[[str], Courier]
     settings: WorkerSettings
@@ -74,12 +78,13 @@ def _route(services: Services, generation_id: int) -> None:
     generation = services.ledger.load_generation(generation_id)
     if generation is None:
         return
-    decisions = decide(generation, services.registry)
+    decisions = decide(Study(generation, services.source), services.registry)
     scheduled = [
         Scheduled(
             analysis=decision.analysis,
-            model_digest=services.inference.identify(decision.analysis).digest,
+            model_digest=_served(services, decision.analysis).digest,
             reason=decision.reason,
+            priority=decision.priority,
         )
         for decision in decisions
         if decision.applies
@@ -93,7 +98,15 @@ def _route(services: Services, generation_id: int) -> None:
             extra={"action": "generation.routed", "study_key": generation.study_id},
         )
     for work_item_id, item in zip(ids, scheduled, strict=False):
-        _announce(services, Hint(kind="analyse", id=work_item_id, analysis=item.analysis))
+        _announce(
+            services,
+            Hint(
+                kind="analyse",
+                id=work_item_id,
+                analysis=item.analysis,
+                priority=item.priority,
+            ),
+        )
 
 
 def work(services: Services, work_item_id: int) -> None:
@@ -150,7 +163,8 @@ def _step(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:
 def _analyse(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:
     analysis = services.registry.get(claim.analysis)
     claim = _with_served_model(services, claim)
-    with ScratchFolder(services.scratch_folder) as scratch:
+    limits = services.settings.limits_of(analysis)
+    with ScratchFolder(services.scratch_folder) as scratch, held_to(limits, analysis.name):
         analysed = pipeline.analyse(
             claim,
             analysis,
@@ -160,6 +174,7 @@ def _analyse(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:
                 record=services.ledger,
                 files=services.files,
                 scratch=scratch,
+                embeddings=services.embeddings,
                 software_version=services.software_version,
                 allows_demonstration=services.settings.demonstration_models,
             ),
@@ -179,12 +194,17 @@ def _analyse(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:
     _announce(services, Hint(kind="deliver", id=claim.work_item_id, analysis=claim.analysis))
 
 
+def _served(services: Services, analysis: str) -> ServedModel[Any]:
+    kind = services.registry.get(analysis).manifest_type
+    return services.inference.identify(analysis, kind)
+
+
 def _with_served_model(services: Services, claim: Claim) -> Claim:
     """Bind the work item to the model in service now, if it was replaced since the routing.
 
     Nothing was made with the old one, so nothing is lost; the timeline says it.
     """
-    served = services.inference.identify(claim.analysis)
+    served = _served(services, claim.analysis)
     if served.digest == claim.model_digest:
         return claim
     services.ledger.change_model(claim, served.digest)

@@ -49,6 +49,8 @@ _KINDS: dict[type[Exception], FailureKind] = {
     errors.ModelChanged: FailureKind.TRANSIENT,
     errors.BadModelOutput: FailureKind.DEFECT,
     errors.DemonstrationModel: FailureKind.REJECTED,
+    errors.EncoderMismatch: FailureKind.DEFECT,
+    errors.LimitExceeded: FailureKind.DEFECT,
     errors.WorkerError: FailureKind.DEFECT,
     RecordUnavailable: FailureKind.TRANSIENT,
     LeaseLost: FailureKind.TRANSIENT,

@@ -1,24 +1,23 @@
-"""The analysis step of one claimed work item: load, prepare, infer, interpret, encode, write.
+"""The analysis step of one claimed work item: identify the model, run, encode, write.
 
-Pure over its ports. Images go through in chunks, so that a study of hundreds of them needs the
-memory of a few; what the report needs later waits in ``Scratch``.
+Pure over its ports, and the same for every analysis; what is done to a study stands in
+``workers/analyses/``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from gateway.store.values import Claim, InstanceRow, NewObject
-from models.results import ImageAssessment, ImageQuality
+from gateway.store.values import Claim, NewObject
 from reports.encode import PredecessorReport, ReportContext, ReportObject, SourceImage, encode
-from workers.analysis import Analysis, PreparedImage
-from workers.errors import DemonstrationModel, ModelChanged, NothingDecodable, Undecodable
+from workers.analysis import Analysis, Tools
+from workers.encoding import Encoder
+from workers.errors import DemonstrationModel, ModelChanged
 from workers.ports import (
+    Checkpoint,
+    Embeddings,
     InferenceClient,
     InstanceSource,
     PriorReports,
@@ -26,9 +25,7 @@ from workers.ports import (
     Scratch,
     ServedModel,
 )
-
-Checkpoint = Callable[[], None]
-"""Called between two parts of the work; raises ``LeaseLost`` when the work is not ours any more."""
+from workers.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +37,7 @@ class Ports:
     record: PriorReports
     files: ResultFiles
     scratch: Scratch
+    embeddings: Embeddings
     software_version: str
     allows_demonstration: bool = False
     """Whether models without real evidence may answer."""
@@ -56,18 +54,8 @@ class Analysed:
     summary: dict[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Image:
-    """One selected instance of the study while it is analysed."""
-
-    source: SourceImage
-    prepared: PreparedImage
-
-
 def analyse(claim: Claim, analysis: Analysis, ports: Ports, checkpoint: Checkpoint) -> Analysed:
     """Run one analysis on one generation and write its objects.
-
-    An image that cannot be decoded, or is not fit for the model, is not assessed; its siblings are.
 
     Parameters
     ----------
@@ -79,33 +67,30 @@ def analyse(claim: Claim, analysis: Analysis, ports: Ports, checkpoint: Checkpoi
     Raises
     ------
     NothingDecodable
-        No image of the study could be decoded.
+        No instance that the analysis applies to could be read.
     DemonstrationModel
         The model has no real evidence and such models are not allowed.
     ModelChanged
-        Another model took over before the last image.
+        Another model took over before the end.
     InstanceMissing, StorageUnavailable, ModelUnavailable, BadModelOutput, ReportError
         The step failed as a whole.
     """
-    served = _identify(claim, ports.inference)
+    served = _identify(claim, analysis, ports.inference)
     _check_evidence(served, ports.allows_demonstration)
-    selected = analysis.match(claim.generation.instances).instances
-    images: list[_Image] = []
-    assessments: list[ImageAssessment] = []
-    for first in range(0, len(selected), analysis.batch_size):
-        chunk = []
-        for instance in selected[first : first + analysis.batch_size]:
-            checkpoint()
-            chunk.append(_load(instance, analysis, ports))
-        images += chunk
-        assessments += _assess(chunk, analysis, served, ports)
-    _refuse_when_nothing_decodes(images)
-    _check_same_model(served, ports.inference)
-    conclusion = analysis.conclude(assessments, served.manifest)
-    checkpoint()
-    objects = encode(
-        conclusion.result, _context(claim, ports, tuple(image.source for image in images))
+    conclusion = analysis.run(
+        Study(claim.generation, ports.source),
+        Tools(
+            served=served,
+            models=ports.inference,
+            encoder=Encoder(ports.inference, ports.embeddings),
+            source=ports.source,
+            scratch=ports.scratch,
+            checkpoint=checkpoint,
+        ),
     )
+    _check_same_model(served, analysis, ports.inference)
+    checkpoint()
+    objects = encode(conclusion.result, _context(claim, ports, conclusion.sources))
     checkpoint()
     return Analysed(
         objects=tuple(_write(claim, ports.files, objects)),
@@ -115,14 +100,14 @@ def analyse(claim: Claim, analysis: Analysis, ports: Ports, checkpoint: Checkpoi
     )
 
 
-def _identify(claim: Claim, inference: InferenceClient) -> ServedModel:
-    served = inference.identify(claim.analysis)
+def _identify(claim: Claim, analysis: Analysis, inference: InferenceClient) -> ServedModel[Any]:
+    served = inference.identify(claim.analysis, analysis.manifest_type)
     if served.digest != claim.model_digest:
         raise ModelChanged(f"another version of the model {claim.analysis} was put in service")
     return served
 
 
-def _check_evidence(served: ServedModel, allows_demonstration: bool) -> None:
+def _check_evidence(served: ServedModel[Any], allows_demonstration: bool) -> None:
     level = served.manifest.evidence_level
     if level != "real" and not allows_demonstration:
         raise DemonstrationModel(
@@ -131,63 +116,12 @@ def _check_evidence(served: ServedModel, allows_demonstration: bool) -> None:
         )
 
 
-def _check_same_model(served: ServedModel, inference: InferenceClient) -> None:
-    if inference.identify(served.name).digest != served.digest:
-        raise ModelChanged(
-            f"another version of the model {served.name} was put in service during the analysis"
-        )
-
-
-def _load(instance: InstanceRow, analysis: Analysis, ports: Ports) -> _Image:
-    """Read and prepare one instance; what cannot be decoded is prepared as not assessed."""
-    header = ports.source.header(instance.path)
-    try:
-        pixels = ports.source.pixels(instance.path)
-    except Undecodable as exc:
-        prepared = PreparedImage(
-            sop_instance_uid=instance.sop_instance_uid,
-            shape=(0, 0),
-            quality=ImageQuality(reasons=(f"the image could not be read: {exc}",)),
-        )
-        return _Image(source=SourceImage(header=header, pixels=None), prepared=prepared)
-    prepared = analysis.prepare(instance.sop_instance_uid, pixels)
-    kept = ports.scratch.keep(pixels)
-    return _Image(source=SourceImage(header=header, pixels=kept), prepared=prepared)
-
-
-def _assess(
-    images: Sequence[_Image], analysis: Analysis, served: ServedModel, ports: Ports
-) -> Iterator[ImageAssessment]:
-    """Yield the assessment of every image of a chunk, in order; one request to the model."""
-    inputs = [image.prepared.inputs for image in images if image.prepared.inputs]
-    outputs: Mapping[str, NDArray[Any]] = {}
-    if inputs:
-        batch = {name: np.stack([each[name] for each in inputs]) for name in inputs[0]}
-        outputs = ports.inference.infer(served.name, batch)
-    index = 0
-    for image in images:
-        prepared = image.prepared
-        if not prepared.inputs:
-            yield ImageAssessment(
-                sop_instance_uid=prepared.sop_instance_uid,
-                shape=prepared.shape,
-                quality=prepared.quality,
-            )
-            continue
-        own = {name: tensor[index] for name, tensor in outputs.items()}
-        index += 1
-        assessment = analysis.interpret(prepared, own, served.manifest)
-        if assessment.region is not None:
-            mask = ports.scratch.keep(assessment.region.mask)
-            assessment = replace(assessment, region=replace(assessment.region, mask=mask))
-        yield assessment
-
-
-def _refuse_when_nothing_decodes(images: Sequence[_Image]) -> None:
-    if any(image.source.pixels is not None for image in images):
-        return
-    reasons = dict.fromkeys(reason for image in images for reason in image.prepared.quality.reasons)
-    raise NothingDecodable("; ".join(reasons) or "the study holds no image for this analysis")
+def _check_same_model(
+    served: ServedModel[Any], analysis: Analysis, inference: InferenceClient
+) -> None:
+    """Refuse results of two models: the report names one digest."""
+    if inference.identify(served.name, analysis.manifest_type).digest != served.digest:
+        raise ModelChanged(f"the model {served.name} was replaced while a study was analysed")
 
 
 def _context(claim: Claim, ports: Ports, sources: tuple[SourceImage, ...]) -> ReportContext:

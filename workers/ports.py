@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
 from gateway.store.values import Claim, GenerationRow, PriorReport, Scheduled
-from models.diagnosis import DiagnosisManifest
+from models.manifest import Manifest
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+ManifestKind = TypeVar("ManifestKind", bound=Manifest)
 
 Tensors = Mapping[str, NDArray[Any]]
 """Tensors by name; axis 0 is the batch unless said otherwise."""
 
+Checkpoint = Callable[[], None]
+"""Called between two parts of the work; raises when the work must stop."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class ServedModel:
+class ServedModel(Generic[ManifestKind]):
     """What the model server has in service under one name now."""
 
     name: str
     digest: str
     """SHA-256 of the weights, 64 hexadecimal digits."""
-    manifest: DiagnosisManifest
+    manifest: ManifestKind
 
 
 class InstanceSource(Protocol):
@@ -60,8 +64,8 @@ class InstanceSource(Protocol):
 class InferenceClient(Protocol):
     """Asks the model server."""
 
-    def identify(self, model: str) -> ServedModel:
-        """Return what is in service under a name.
+    def identify(self, model: str, kind: type[ManifestKind]) -> ServedModel[ManifestKind]:
+        """Return what is in service under a name, its manifest read as one of this kind.
 
         Raises
         ------
@@ -72,8 +76,17 @@ class InferenceClient(Protocol):
         """
         ...
 
-    def infer(self, model: str, inputs: Tensors) -> Tensors:
-        """Return the outputs for one batch, each with the batch size of the inputs.
+    def infer(self, model: str, inputs: Tensors, *, is_batched: bool = True) -> Tensors:
+        """Return the outputs for one request.
+
+        Parameters
+        ----------
+        model
+            Name in the model repository.
+        inputs
+            Tensors by name.
+        is_batched
+            Whether axis 0 is the batch; every output then has the batch size of the inputs.
 
         Raises
         ------
@@ -93,6 +106,18 @@ class WrittenFile:
     """Relative to the results folder."""
     sha256: str
     size_bytes: int
+
+
+class Embeddings(Protocol):
+    """Keeps what the encoder said, so that one image is encoded once (``workers.encoding``)."""
+
+    def get(self, encoder_digest: str, keys: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Return the (E,) embeddings that are kept, by key; a key that is unknown is left out."""
+        ...
+
+    def put(self, encoder_digest: str, found: Mapping[str, NDArray[np.float32]]) -> None:
+        """Keep (E,) embeddings by key; what cannot be kept is encoded again another time."""
+        ...
 
 
 class Scratch(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gateway.store.values import GenerationRow
 from workers.analysis import Analysis
+from workers.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,20 +17,27 @@ class Decision:
 
     analysis: str
     applies: bool
+    priority: int
+    """0 to 9, higher first."""
     reason: str
     """Why it applies, or why not."""
 
 
-def decide(generation: GenerationRow, analyses: Iterable[Analysis]) -> tuple[Decision, ...]:
+def decide(study: Study, analyses: Iterable[Analysis]) -> tuple[Decision, ...]:
     """Return one decision for each analysis, in the order given.
 
     It depends on nothing but its arguments, so that two routers come to the same end.
     """
     decisions = []
     for analysis in analyses:
-        match = analysis.match(generation.instances)
+        match = analysis.match(study)
         decisions.append(
-            Decision(analysis=analysis.name, applies=bool(match.instances), reason=match.reason)
+            Decision(
+                analysis=analysis.name,
+                applies=bool(match.instances),
+                priority=analysis.limits.priority,
+                reason=match.reason,
+            )
         )
     return tuple(decisions)
 

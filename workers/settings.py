@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from dataclasses import replace
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from workers.analysis import Analysis, Limits
 
 
 def _config(prefix: str) -> SettingsConfigDict:
@@ -32,6 +36,21 @@ class TritonSettings(BaseSettings):
         return value
 
 
+class LimitSettings(BaseModel):
+    """Limits of one analysis that the site sets; what is left out stays as the analysis says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    time_s: float | None = Field(default=None, gt=0)
+    """Seconds after which an attempt is ended."""
+    memory_bytes: int | None = Field(default=None, gt=0)
+    """Private memory that an attempt may add."""
+    concurrency: int | None = Field(default=None, ge=1)
+    """Work items that run at a time, over all workers."""
+    priority: int | None = Field(default=None, ge=0, le=9)
+    """Queues of higher numbers are served first."""
+
+
 class WorkerSettings(BaseSettings):
     """How work is done."""
 
@@ -47,6 +66,14 @@ class WorkerSettings(BaseSettings):
     """Whether models whose evidence is simulated or absent may answer; their reports say so."""
     max_defects: int = Field(default=3, ge=1)
     """Attempts after which an unexpected failure cancels the work item."""
+    limits: dict[str, LimitSettings] = Field(default_factory=dict)
+    """Analysis -> limits that differ from its own, as JSON."""
+
+    def limits_of(self, analysis: Analysis) -> Limits:
+        """Return what an analysis may take here."""
+        own = self.limits.get(analysis.name)
+        changes = {} if own is None else own.model_dump(exclude_none=True)
+        return replace(analysis.limits, **changes)
 
     @property
     def heartbeat_s(self) -> float:

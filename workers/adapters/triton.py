@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from models.diagnosis import DiagnosisManifest
 from models.errors import ManifestError
+from models.manifest import Manifest
 from workers.errors import BadModelOutput, ModelUnavailable
-from workers.ports import ServedModel, Tensors
+from workers.ports import ManifestKind, ServedModel, Tensors
 from workers.settings import TritonSettings
 
 _CONTROL_TIMEOUT_S = 5.0
@@ -63,13 +63,13 @@ class TritonModels:
                 ("grpc.enable_http_proxy", 0),
             ],
         )
-        self._manifests: dict[str, DiagnosisManifest] = {}
+        self._manifests: dict[tuple[type[Manifest], str], Manifest] = {}
 
     def close(self) -> None:
         """Close the channel."""
         self._client.close()
 
-    def identify(self, model: str) -> ServedModel:
+    def identify(self, model: str, kind: type[ManifestKind]) -> ServedModel[ManifestKind]:
         """Return what is in service under a name; the manifest is parsed once for each digest."""
         timeout_s = min(self._timeout_s, _CONTROL_TIMEOUT_S)
         try:
@@ -82,24 +82,28 @@ class TritonModels:
         text, digest = parameters.get("manifest", ""), parameters.get("digest", "")
         if not text or not digest:
             raise BadModelOutput(f"the served model {model} carries no manifest")
-        return ServedModel(name=model, digest=digest, manifest=self._manifest(model, digest, text))
+        return ServedModel(
+            name=model, digest=digest, manifest=self._manifest(model, kind, digest, text)
+        )
 
-    def _manifest(self, model: str, digest: str, text: str) -> DiagnosisManifest:
-        known = self._manifests.get(digest)
-        if known is not None:
+    def _manifest(
+        self, model: str, kind: type[ManifestKind], digest: str, text: str
+    ) -> ManifestKind:
+        known = self._manifests.get((kind, digest))
+        if isinstance(known, kind):
             return known
         try:
-            manifest = DiagnosisManifest.from_json(text)
+            manifest = kind.from_json(text)
         except ManifestError as exc:
             raise BadModelOutput(f"the manifest of the model {model} is wrong: {exc}") from exc
         if manifest.digest != digest:
             raise BadModelOutput(f"the manifest of the model {model} belongs to other weights")
-        self._manifests[digest] = manifest
+        self._manifests[kind, digest] = manifest
         return manifest
 
-    def infer(self, model: str, inputs: Tensors) -> Tensors:
-        """Return every output for one batch."""
-        batch = {len(tensor) for tensor in inputs.values()}
+    def infer(self, model: str, inputs: Tensors, *, is_batched: bool = True) -> Tensors:
+        """Return every output for one request."""
+        batch = {len(tensor) for tensor in inputs.values()} if is_batched else {None}
         if len(batch) != 1:
             raise ValueError("the inputs of one request have one batch size")
         try:
@@ -121,17 +125,19 @@ def _wire(name: str, tensor: NDArray[Any]) -> Any:
     return wire
 
 
-def _checked(answer: Any, model: str, batch: int) -> dict[str, NDArray[Any]]:
+def _checked(answer: Any, model: str, batch: int | None) -> dict[str, NDArray[Any]]:
+    """Return the outputs; each must be finite and, where there is a batch, of its size."""
     outputs: dict[str, NDArray[Any]] = {}
     for output in answer.get_response().outputs:
         try:
             tensor = answer.as_numpy(output.name)
         except (ValueError, TypeError, InferenceServerException) as exc:
             raise BadModelOutput(f"the model {model} sent an unreadable {output.name}") from exc
-        if tensor is None or tensor.ndim < 1 or len(tensor) != batch:
+        if tensor is None or tensor.ndim < 1 or (batch is not None and len(tensor) != batch):
             shape = None if tensor is None else tensor.shape
+            asked = "the request" if batch is None else f"{batch} images"
             raise BadModelOutput(
-                f"the model {model} answered {batch} images with {output.name} of shape {shape}"
+                f"the model {model} answered {asked} with {output.name} of shape {shape}"
             )
         if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
             raise BadModelOutput(f"the model {model} sent {output.name} that is not finite")

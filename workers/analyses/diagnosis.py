@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,121 +14,192 @@ from models.diagnosis import DiagnosisManifest, interpret
 from models.errors import OutputError
 from models.preprocessing import prepare_image
 from models.quality import assess_quality
-from models.results import DiagnosisResult, ImageAssessment
-from workers.analysis import Conclusion, Match, PreparedImage
-from workers.errors import BadModelOutput
+from models.results import DiagnosisResult, ImageAssessment, ImageQuality
+from reports.context import SourceImage
+from workers.analysis import Conclusion, Limits, Match, Tools
+from workers.errors import BadModelOutput, NothingDecodable
+from workers.photographs import DERMOSCOPIC_PHOTOGRAPHY, photographs, read_photograph
 from workers.ports import Tensors
+from workers.study import Study
 
-# PS3.4 Table B.5-1
-_DERMOSCOPIC_PHOTOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.7"
-_VL_PHOTOGRAPHIC = "1.2.840.10008.5.1.4.1.1.77.1.4"
-_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-
-# Secondary captures hold anything; these modalities say photograph of the skin (PS3.3 C.7.3.1.1.1:
-# dermoscopy, external-camera photography).
-_SKIN_MODALITIES = ("DMS", "XC")
-
+BATCH = 32
+"""Most images in one request to the model."""
 _OUTPUTS = ("LOGITS", "OOD_SCORE", "LESION_PROB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Image:
+    """One photograph on its way through the model."""
+
+    source: SourceImage
+    sop_instance_uid: str
+    shape: tuple[int, int]
+    quality: ImageQuality
+    prepared: NDArray[np.uint8] | None
+    """(S, S, 3); None when the image is not to be assessed."""
 
 
 class Diagnosis:
     """Differential diagnosis, malignancy and lesion outline; see ``models.diagnosis``."""
 
     name = "diagnosis"
-    batch_size = 32
+    manifest_type = DiagnosisManifest
+    limits = Limits(time_s=900, memory_bytes=4 * 2**30, concurrency=64, priority=9)
 
-    def match(self, instances: Sequence[InstanceRow]) -> Match:
+    def match(self, study: Study) -> Match:
         """Return the dermoscopic and clinical photographs of a study."""
-        selected = tuple(instance for instance in instances if _applies_to(instance))
+        selected = photographs(study.instances)
         if not selected:
             return Match(
                 instances=(),
                 reason="no dermoscopic or photographic image (secondary captures only with "
                 "modality DMS or XC)",
             )
-        dermoscopic = sum(each.sop_class_uid == _DERMOSCOPIC_PHOTOGRAPHY for each in selected)
+        dermoscopic = sum(each.sop_class_uid == DERMOSCOPIC_PHOTOGRAPHY for each in selected)
         return Match(
             instances=selected,
             reason=f"{dermoscopic} dermoscopic and {len(selected) - dermoscopic} other photographs",
         )
 
-    def prepare(self, sop_instance_uid: str, pixels: NDArray[np.uint8]) -> PreparedImage:
-        """Assess the quality of an image and squash it to the model's input."""
-        quality = assess_quality(pixels)
-        return PreparedImage(
-            sop_instance_uid=sop_instance_uid,
-            shape=(pixels.shape[0], pixels.shape[1]),
-            quality=quality,
-            inputs={"IMAGE": prepare_image(pixels)} if quality.is_assessable else {},
-        )
+    def run(self, study: Study, tools: Tools) -> Conclusion:
+        """Assess every photograph.
 
-    def interpret(
-        self, image: PreparedImage, outputs: Tensors, manifest: DiagnosisManifest
-    ) -> ImageAssessment:
-        """Turn the model's outputs for one image into its assessment."""
+        Images go through in chunks, so that a study of hundreds of them needs the memory of a
+        few; what the report needs later waits in the scratch folder.
+        """
+        manifest: DiagnosisManifest = tools.served.manifest
+        selected = self.match(study).instances
+        images: list[_Image] = []
+        assessments: list[ImageAssessment] = []
+        for first in range(0, len(selected), BATCH):
+            chunk = []
+            for instance in selected[first : first + BATCH]:
+                tools.checkpoint()
+                chunk.append(_load(instance, tools))
+            assessments += _assess(chunk, manifest, tools)
+            images += [replace(image, prepared=None) for image in chunk]
+        if all(image.source.pixels is None for image in images):
+            reasons = dict.fromkeys(r for image in images for r in image.quality.reasons)
+            raise NothingDecodable(
+                "; ".join(reasons) or "the study holds no image for this analysis"
+            )
+        return _conclude(assessments, tuple(image.source for image in images), manifest)
+
+
+def _load(instance: InstanceRow, tools: Tools) -> _Image:
+    """Read and prepare one photograph; what cannot be decoded is prepared as not assessed."""
+    photograph = read_photograph(instance, tools.source)
+    pixels = photograph.pixels
+    if pixels is None:
+        return _Image(
+            source=SourceImage(header=photograph.header, pixels=None),
+            sop_instance_uid=instance.sop_instance_uid,
+            shape=(0, 0),
+            quality=ImageQuality(reasons=(photograph.reason,)),
+            prepared=None,
+        )
+    quality = assess_quality(pixels)
+    return _Image(
+        source=SourceImage(header=photograph.header, pixels=tools.scratch.keep(pixels)),
+        sop_instance_uid=instance.sop_instance_uid,
+        shape=(pixels.shape[0], pixels.shape[1]),
+        quality=quality,
+        prepared=prepare_image(pixels) if quality.is_assessable else None,
+    )
+
+
+def _assess(
+    images: Sequence[_Image], manifest: DiagnosisManifest, tools: Tools
+) -> Iterator[ImageAssessment]:
+    """Yield the assessment of every image of a chunk, in order; one request to the model."""
+    inputs = [image.prepared for image in images if image.prepared is not None]
+    outputs: Tensors = {}
+    if inputs:
+        outputs = tools.models.infer(tools.served.name, {"IMAGE": np.stack(inputs)})
         missing = [name for name in _OUTPUTS if name not in outputs]
         if missing:
             raise BadModelOutput(f"the model diagnosis sent no {', '.join(missing)}")
-        scores = np.asarray(outputs["OOD_SCORE"]).ravel()
-        if scores.size != 1:
-            raise BadModelOutput(f"the model diagnosis sent {scores.size} scores for one image")
-        try:
-            found = interpret(
-                logits=outputs["LOGITS"],
-                lesion_prob=outputs["LESION_PROB"],
-                ood_score=float(scores[0]),
-                shape=image.shape,
-                quality=image.quality,
-                manifest=manifest,
+    index = 0
+    for image in images:
+        if image.prepared is None:
+            yield ImageAssessment(
+                sop_instance_uid=image.sop_instance_uid, shape=image.shape, quality=image.quality
             )
-        except OutputError as exc:
-            raise BadModelOutput(f"the model diagnosis broke its contract: {exc}") from exc
-        return ImageAssessment(
-            sop_instance_uid=image.sop_instance_uid,
+            continue
+        own = {name: tensor[index] for name, tensor in outputs.items()}
+        index += 1
+        assessment = _interpret(image, own, manifest)
+        if assessment.region is not None:
+            mask = tools.scratch.keep(assessment.region.mask)
+            assessment = replace(assessment, region=replace(assessment.region, mask=mask))
+        yield assessment
+
+
+def _interpret(image: _Image, outputs: Tensors, manifest: DiagnosisManifest) -> ImageAssessment:
+    """Turn the outputs for one image (no batch axis) into its assessment."""
+    scores = np.asarray(outputs["OOD_SCORE"]).ravel()
+    if scores.size != 1:
+        raise BadModelOutput(f"the model diagnosis sent {scores.size} scores for one image")
+    try:
+        found = interpret(
+            logits=outputs["LOGITS"],
+            lesion_prob=outputs["LESION_PROB"],
+            ood_score=float(scores[0]),
             shape=image.shape,
-            quality=found.quality,
-            differential=found.differential,
-            malignancy_prob=found.malignancy_prob,
-            is_suspicious=found.is_suspicious,
-            region=found.region,
+            quality=image.quality,
+            manifest=manifest,
         )
-
-    def conclude(
-        self, images: Sequence[ImageAssessment], manifest: DiagnosisManifest
-    ) -> Conclusion:
-        """Put the images together; the headline is that of the most suspicious image."""
-        result = DiagnosisResult(
-            model=manifest.identity(),
-            labels=manifest.labels,
-            malignant_labels=manifest.malignant_labels,
-            operating_point=manifest.operating_point,
-            operating_point_meaning=manifest.operating_point_meaning,
-            images=tuple(images),
-        )
-        assessed = [image for image in images if image.differential]
-        skipped = len(images) - len(assessed)
-        summary: dict[str, Any] = {"images": len(images), "not_assessed": skipped}
-        if assessed:
-            worst = max(assessed, key=lambda image: image.malignancy_prob or 0.0)
-            top = worst.differential[0]
-            summary |= {
-                "label": top.label,
-                "name": manifest.labels[top.label],
-                "probability": round(top.probability, 4),
-                "malignancy": round(worst.malignancy_prob or 0.0, 4),
-                "suspicious": any(image.is_suspicious for image in assessed),
-            }
-        reason = ""
-        if skipped:
-            share = "not assessed" if not assessed else f"{skipped} of {len(images)} not assessed"
-            reason = f"{share}: {'; '.join(result.reasons)}"
-        return Conclusion(result=result, is_assessed=bool(assessed), reason=reason, summary=summary)
+    except OutputError as exc:
+        raise BadModelOutput(f"the model diagnosis broke its contract: {exc}") from exc
+    return ImageAssessment(
+        sop_instance_uid=image.sop_instance_uid,
+        shape=image.shape,
+        quality=found.quality,
+        differential=found.differential,
+        malignancy_prob=found.malignancy_prob,
+        is_suspicious=found.is_suspicious,
+        region=found.region,
+    )
 
 
-def _applies_to(instance: InstanceRow) -> bool:
-    if instance.sop_class_uid == _SECONDARY_CAPTURE:
-        return instance.modality.strip().upper() in _SKIN_MODALITIES
-    return instance.sop_class_uid in (_DERMOSCOPIC_PHOTOGRAPHY, _VL_PHOTOGRAPHIC)
+def _conclude(
+    images: Sequence[ImageAssessment],
+    sources: tuple[SourceImage, ...],
+    manifest: DiagnosisManifest,
+) -> Conclusion:
+    """Put the images together; the headline is that of the most suspicious image."""
+    result = DiagnosisResult(
+        model=manifest.identity(),
+        labels=manifest.labels,
+        malignant_labels=manifest.malignant_labels,
+        operating_point=manifest.operating_point,
+        operating_point_meaning=manifest.operating_point_meaning,
+        images=tuple(images),
+    )
+    assessed = [image for image in images if image.differential]
+    skipped = len(images) - len(assessed)
+    summary: dict[str, Any] = {"images": len(images), "not_assessed": skipped}
+    if assessed:
+        worst = max(assessed, key=lambda image: image.malignancy_prob or 0.0)
+        top = worst.differential[0]
+        summary |= {
+            "label": top.label,
+            "name": manifest.labels[top.label],
+            "probability": round(top.probability, 4),
+            "malignancy": round(worst.malignancy_prob or 0.0, 4),
+            "suspicious": any(image.is_suspicious for image in assessed),
+        }
+    reason = ""
+    if skipped:
+        share = "not assessed" if not assessed else f"{skipped} of {len(images)} not assessed"
+        reason = f"{share}: {'; '.join(result.reasons)}"
+    return Conclusion(
+        result=result,
+        sources=sources,
+        is_assessed=bool(assessed),
+        reason=reason,
+        summary=summary,
+    )
 
 
 ANALYSIS = Diagnosis()

@@ -1,0 +1,203 @@
+"""One SR document with TID 1500: everything around the measurement groups, for every analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pydicom import Dataset
+from pydicom.uid import Comprehensive3DSRStorage
+
+from models.results import ModelIdentity
+from reports import coding
+from reports.coding import Concept
+from reports.content_items import Relationship, code, container, image, text, uid_reference
+from reports.context import PredecessorReport, ReportContext
+from reports.provenance import (
+    MANUFACTURER,
+    MODEL_NAME,
+    file_meta,
+    observed_at,
+    series_description,
+    series_number,
+    stamp,
+)
+from reports.source import Source, is_complete_code, written_again
+from reports.uids import device_uid, result_uid
+
+_SERIES_NUMBER_KIND = 0
+_DERMOSCOPIC_PHOTOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.7"  # not among pydicom's constants
+
+
+def measurement_document(
+    groups: Sequence[Dataset],
+    *,
+    sources: Sequence[Source],
+    summary: Concept,
+    model: ModelIdentity,
+    context: ReportContext,
+    role: str = "sr",
+    number: int = 1,
+    content: str = "report",
+    subject: Sequence[Dataset] = (),
+) -> Dataset:
+    """Put measurement groups into a document.
+
+    Parameters
+    ----------
+    groups
+        Content items, mostly measurement groups (TID 1410, 1501), below Imaging Measurements.
+    sources
+        The instances that the document speaks of; patient and study are those of the first, and
+        instances of other studies are pertinent other evidence.
+    summary
+        CAD Processing and Findings Summary (CID 6047).
+    model
+        The model that spoke.
+    context
+        Time, installation, generation and predecessors.
+    role
+        Role of the object; ``sr`` for the one that later generations supersede.
+    number
+        Number of the SR series in the result, 1-based.
+    content
+        What the series holds, for its description.
+    subject
+        Subject Context (TID 1006), empty where the subject is the patient.
+
+    Returns
+    -------
+        A Comprehensive 3D SR, UNVERIFIED and PRELIMINARY, with File Meta Information.
+
+    References
+    ----------
+    PS3.3 A.35.13 (IOD), PS3.16 TID 1500, 1600, 1002, 1004 (2024c).
+    """
+    ds = Dataset()
+    ds.SOPClassUID = Comprehensive3DSRStorage
+    study = sources[0].study_instance_uid
+    for keyword, part in (("SOPInstanceUID", role), ("SeriesInstanceUID", f"{role}/series")):
+        uid = result_uid(study, context.generation, context.analysis, model.digest, part)
+        setattr(ds, keyword, uid)
+    ds.Modality = "SR"
+    ds.SeriesNumber = series_number(_SERIES_NUMBER_KIND, number)
+    ds.SeriesDescription = series_description(content, context)
+    ds.InstanceNumber = 1
+    ds.ReferencedPerformedProcedureStepSequence = []
+    ds.PerformedProcedureCodeSequence = []
+    ds.CompletionFlag = "COMPLETE"
+    ds.VerificationFlag = "UNVERIFIED"
+    ds.PreliminaryFlag = "PRELIMINARY"
+    own, *others = evidence(sources)
+    ds.CurrentRequestedProcedureEvidenceSequence = [own]
+    if others:
+        ds.PertinentOtherEvidenceSequence = others
+    if context.predecessors and role == "sr":
+        ds.PredecessorDocumentsSequence = [_predecessor(item) for item in context.predecessors]
+    ds.CodingSchemeIdentificationSequence = [coding.coding_scheme_item()]
+    stamp(ds, list(sources), context)
+    ds.update(
+        container(
+            coding.IMAGING_MEASUREMENT_REPORT,
+            [
+                code(coding.LANGUAGE, coding.ENGLISH, Relationship.CONCEPT_MOD),
+                *_observer(context),
+                *subject,
+                _procedure(sources[0]),
+                code(coding.PROCESSING_SUMMARY, summary),
+                _image_library(sources),
+                container(coding.IMAGING_MEASUREMENTS, list(groups)),
+            ],
+            relationship=None,
+            template="1500",
+        )
+    )
+    ds.ObservationDateTime = observed_at(context, sources[0]).strftime("%Y%m%d%H%M%S%z")
+    ds.file_meta = file_meta(ds)
+    return ds
+
+
+def evidence(sources: Iterable[Source]) -> list[Dataset]:
+    """The sources by study and series, the first one's study in front (PS3.3 Table C.17-3)."""
+    studies: dict[str, dict[str, list[Dataset]]] = {}
+    for source in sources:
+        by_series = studies.setdefault(source.study_instance_uid, {})
+        reference = Dataset()
+        reference.ReferencedSOPClassUID = source.sop_class_uid
+        reference.ReferencedSOPInstanceUID = source.sop_instance_uid
+        by_series.setdefault(source.series_instance_uid, []).append(reference)
+    return [_study_reference(study, by_series) for study, by_series in studies.items()]
+
+
+def _study_reference(study_uid: str, by_series: dict[str, list[Dataset]]) -> Dataset:
+    item = Dataset()
+    item.StudyInstanceUID = study_uid
+    item.ReferencedSeriesSequence = []
+    for series_uid, references in by_series.items():
+        series = Dataset()
+        series.SeriesInstanceUID = series_uid
+        series.ReferencedSOPSequence = references
+        item.ReferencedSeriesSequence.append(series)
+    return item
+
+
+def _predecessor(report: PredecessorReport) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = report.sop_class_uid
+    reference.ReferencedSOPInstanceUID = report.sop_instance_uid
+    return _study_reference(report.study_instance_uid, {report.series_instance_uid: [reference]})
+
+
+def _observer(context: ReportContext) -> list[Dataset]:
+    """Device as observer (TID 1002 and 1004)."""
+    link = Relationship.OBS_CONTEXT
+    return [
+        code(coding.OBSERVER_TYPE, coding.DEVICE, link),
+        uid_reference(coding.DEVICE_OBSERVER_UID, device_uid(context.device_serial), link),
+        text(coding.DEVICE_OBSERVER_NAME, MODEL_NAME, link),
+        text(coding.DEVICE_OBSERVER_MANUFACTURER, MANUFACTURER, link),
+        text(coding.DEVICE_OBSERVER_MODEL_NAME, MODEL_NAME, link),
+        text(coding.DEVICE_OBSERVER_SERIAL_NUMBER, context.device_serial, link),
+    ]
+
+
+def _procedure(source: Source) -> Dataset:
+    """Procedure reported: the source's own code, else what its SOP Class implies."""
+    given = [i for i in source.header.get("ProcedureCodeSequence") or () if is_complete_code(i)]
+    is_dermoscopic = source.sop_class_uid == _DERMOSCOPIC_PHOTOGRAPHY
+    implied = coding.DERMOSCOPIC_PHOTOGRAPHY if is_dermoscopic else coding.PHOTOGRAPHY_OF_PATIENT
+    value = written_again(given[0]) if given else implied
+    return code(coding.PROCEDURE_REPORTED, value, Relationship.CONCEPT_MOD)
+
+
+def _image_library(sources: Sequence[Source]) -> Dataset:
+    """Image library (TID 1600), with the modality of each image (TID 1602)."""
+    entries = [image_item(source, Relationship.CONTAINS, [_modality(source)]) for source in sources]
+    return container(coding.IMAGE_LIBRARY, [container(coding.IMAGE_LIBRARY_GROUP, entries)])
+
+
+def _modality(source: Source) -> Dataset:
+    value = str(source.header.get("Modality") or "OT")
+    modality = Concept(scheme="DCM", value=value, meaning=value, origin="PS3.16 CID 29")
+    return code(coding.MODALITY, modality, Relationship.ACQ_CONTEXT)
+
+
+def algorithm(model: ModelIdentity) -> list[Dataset]:
+    """Algorithm identification (TID 4019)."""
+    link = Relationship.CONCEPT_MOD
+    return [
+        text(coding.ALGORITHM_NAME, model.name, link),
+        text(coding.ALGORITHM_VERSION, model.version, link),
+        text(coding.ALGORITHM_PARAMETERS, f"weights SHA-256: {model.digest}", link),
+        text(coding.ALGORITHM_PARAMETERS, f"licence: {model.licence}", link),
+        text(coding.ALGORITHM_MANUFACTURER, MANUFACTURER, link),
+        code(coding.ALGORITHM_FAMILY, coding.ARTIFICIAL_INTELLIGENCE, link),
+    ]
+
+
+def image_item(
+    source: Source, relationship: Relationship, children: list[Dataset] | None = None
+) -> Dataset:
+    """IMAGE for a source, with its frame where it has frames."""
+    return image(
+        source.sop_class_uid, source.sop_instance_uid, source.frame_number, relationship, children
+    )
