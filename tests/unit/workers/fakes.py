@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,7 +28,8 @@ from models.manifest import EvidenceLevel, HeldOutFigure, InputSpec
 from models.shapes import EfficientNetLiteShape
 from tests.unit.workers.instance_builder import instance
 from workers.errors import Undecodable
-from workers.ports import Scalar, ServedModel, Tensors, WrittenFile
+from workers.ports import ManifestKind, Scalar, ServedModel, Tensors, WrittenFile
+from workers.study import Study
 
 DERMOSCOPIC = "1.2.840.10008.5.1.4.1.1.77.1.7"
 DIGEST = "ab" * 32
@@ -114,6 +115,10 @@ def generation_row(*instances: InstanceRow, number: int = 1) -> GenerationRow:
     )
 
 
+def study(*instances: InstanceRow, source: FakeInstances | None = None) -> Study:
+    return Study(generation_row(*instances), source or FakeInstances())
+
+
 def claim(*instances: InstanceRow, **changes: Any) -> Claim:
     now = dt.datetime(2026, 3, 1, 10, tzinfo=dt.UTC)
     values: dict[str, Any] = {
@@ -174,15 +179,15 @@ class FakeModels:
     error: Exception | None = None
     batches: list[int] = field(default_factory=list)
 
-    def identify(self, model: str) -> ServedModel:
+    def identify(self, model: str, kind: type[ManifestKind]) -> ServedModel[ManifestKind]:
         if self.error is not None:
             raise self.error
         digest = self.digests.pop(0) if len(self.digests) > 1 else self.digests[0]
-        return ServedModel(
-            name=model, digest=digest, manifest=manifest(digest, self.evidence_level)
-        )
+        served = manifest(digest, self.evidence_level)
+        assert isinstance(served, kind), f"no {kind.__name__} here"
+        return ServedModel(name=model, digest=digest, manifest=served)
 
-    def infer(self, model: str, inputs: Tensors) -> Tensors:
+    def infer(self, model: str, inputs: Tensors, *, is_batched: bool = True) -> Tensors:
         if self.error is not None:
             raise self.error
         images = inputs["IMAGE"]
@@ -214,6 +219,20 @@ class FakeFiles:
         return WrittenFile(
             path=path, sha256=hashlib.sha256(path.encode()).hexdigest(), size_bytes=1
         )
+
+
+class FakeEmbeddings:
+    """Embeddings in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, str], NDArray[np.float32]] = {}
+
+    def get(self, encoder_digest: str, keys: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        found = {key: self.kept.get((encoder_digest, key)) for key in keys}
+        return {key: vector for key, vector in found.items() if vector is not None}
+
+    def put(self, encoder_digest: str, found: Mapping[str, NDArray[np.float32]]) -> None:
+        self.kept |= {(encoder_digest, key): vector for key, vector in found.items()}
 
 
 class InMemory:

@@ -19,6 +19,7 @@ from gateway.store.values import Hint, Scheduled
 from tests.records import Record, TestClock
 from tests.unit.workers.fakes import (
     DIGEST,
+    FakeEmbeddings,
     FakeFiles,
     FakeInstances,
     FakeModels,
@@ -65,6 +66,7 @@ class World:
             registry=load_registry(analyses),
             source=self.source,
             inference=self.models,
+            embeddings=FakeEmbeddings(),
             files=FakeFiles(),
             courier_to=self.couriers,
             settings=WorkerSettings(lease_s=30.0, max_backoff_s=10.0),
@@ -128,7 +130,9 @@ class TestRoute:
         item = world.item(work_item_id)
         assert (item.state, item.step, item.analysis) == ("SCHEDULED", "analyse", "diagnosis")
         assert item.model_digest == DIGEST
-        assert world.queue.hints == [Hint(kind="analyse", id=work_item_id, analysis="diagnosis")]
+        assert world.queue.hints == [
+            Hint(kind="analyse", id=work_item_id, analysis="diagnosis", priority=9)
+        ]
 
     def test_second_message_changes_nothing(self, world: World) -> None:
         generation_id = world.received()

@@ -11,6 +11,7 @@ from tests.unit.workers.fakes import (
     DERMOSCOPIC,
     DIGEST,
     STUDY_UID,
+    FakeEmbeddings,
     FakeFiles,
     FakeInstances,
     FakeModels,
@@ -51,6 +52,7 @@ class World:
             record=self.record,
             files=self.files,
             scratch=InMemory(),
+            embeddings=FakeEmbeddings(),
             software_version="9.9.9",
             allows_demonstration=self.allows_demonstration,
         )
@@ -144,12 +146,10 @@ def test_nothing_decodable_is_rejected_with_the_reasons() -> None:
     assert world.files.written == {}
 
 
-def test_images_go_to_the_model_in_batches() -> None:
-    class SmallBatches(Diagnosis):
-        batch_size = 2
-
+def test_images_go_to_the_model_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.analyses.diagnosis.BATCH", 2)
     world = World()
-    analysed = world.run(claim(*map(instance_row, range(1, 6))), SmallBatches())
+    analysed = world.run(claim(*map(instance_row, range(1, 6))))
     assert world.models.batches == [2, 2, 1]
     assert roles(analysed.objects)[1::2] == [f"seg-{number}" for number in range(1, 6)]
 

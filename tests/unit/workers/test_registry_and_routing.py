@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.queue import queue_name
-from tests.unit.workers.fakes import DERMOSCOPIC, generation_row, instance_row
+from tests.unit.workers.fakes import DERMOSCOPIC, generation_row, instance_row, study
 from workers import analyses
 from workers.analyses.diagnosis import ANALYSIS
 from workers.analysis import load_registry
@@ -28,11 +28,10 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 GOOD = """
 class Analysis:
     name = "{name}"
-    batch_size = 4
-    def match(self, instances): ...
-    def prepare(self, sop_instance_uid, pixels): ...
-    def interpret(self, image, outputs, manifest): ...
-    def conclude(self, images, manifest): ...
+    manifest_type = None
+    limits = None
+    def match(self, study): ...
+    def run(self, study, tools): ...
 ANALYSIS = Analysis()
 """
 
@@ -70,7 +69,7 @@ class TestRegistry:
         [
             ("", "no ANALYSIS"),
             (GOOD.format(name="other"), "file and name must agree"),
-            (GOOD.format(name="one").replace("def prepare", "def other"), "lacks prepare"),
+            (GOOD.format(name="one").replace("def run", "def other"), "lacks run"),
             ("import nothing_of_that_name", "cannot be imported"),
         ],
     )
@@ -117,25 +116,25 @@ class TestDiagnosisMatch:
         self, sop_class_uid: str, modality: str, applies: bool
     ) -> None:
         row = instance_row(1, sop_class_uid=sop_class_uid, modality=modality)
-        match = ANALYSIS.match([row])
+        match = ANALYSIS.match(study(row))
         assert match.instances == ((row,) if applies else ())
         assert match.reason
 
     def test_takes_only_what_applies_of_a_mixed_study(self) -> None:
         rows = [instance_row(1), instance_row(2, sop_class_uid=SLIDE, modality="SM")]
-        assert ANALYSIS.match(rows).instances == (rows[0],)
+        assert ANALYSIS.match(study(*rows)).instances == (rows[0],)
 
 
 class TestDecide:
     def test_one_decision_with_a_reason_for_each_analysis(self) -> None:
-        (decision,) = decide(generation_row(instance_row(1)), [ANALYSIS])
+        (decision,) = decide(study(instance_row(1)), [ANALYSIS])
         assert decision.analysis == "diagnosis"
         assert decision.applies
         assert "1 dermoscopic" in decision.reason
 
     def test_a_study_without_a_match_is_explained(self) -> None:
-        generation = generation_row(instance_row(1, sop_class_uid=SLIDE, modality="SM"))
-        reason = explain_no_match(generation, decide(generation, [ANALYSIS]))
+        row = instance_row(1, sop_class_uid=SLIDE, modality="SM")
+        reason = explain_no_match(generation_row(row), decide(study(row), [ANALYSIS]))
         assert "1 of SM" in reason
         assert "diagnosis: no dermoscopic" in reason
 
@@ -156,8 +155,7 @@ class TestDecide:
             instance_row(number, sop_class_uid=uid, modality=modality)
             for number, (uid, modality) in enumerate(content)
         ]
-        generation = generation_row(*rows)
-        first, second = decide(generation, [ANALYSIS]), decide(generation, [ANALYSIS])
+        first, second = decide(study(*rows), [ANALYSIS]), decide(study(*rows), [ANALYSIS])
         assert first == second
         assert len(first) == 1
         assert first[0].reason

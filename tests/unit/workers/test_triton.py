@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 
+from models.diagnosis import DiagnosisManifest
 from tests.servers import free_port
 from tests.unit.workers.fakes import DIGEST, manifest
 from workers.adapters.triton import TritonModels
@@ -91,21 +92,21 @@ Connect = Callable[..., TritonModels]
 
 class TestIdentify:
     def test_reads_manifest_and_digest(self, server: Server, connect: Connect) -> None:
-        served = connect(server[1]).identify("diagnosis")
+        served = connect(server[1]).identify("diagnosis", DiagnosisManifest)
         assert served.digest == DIGEST
         assert served.manifest == manifest()
 
     def test_sees_a_new_version(self, server: Server, connect: Connect) -> None:
         models = connect(server[1])
-        models.identify("diagnosis")
+        models.identify("diagnosis", DiagnosisManifest)
         other = "cd" * 32
         server[0].parameters = {"manifest": manifest(other).to_json(), "digest": other}
-        assert models.identify("diagnosis").digest == other
+        assert models.identify("diagnosis", DiagnosisManifest).digest == other
 
     def test_model_that_is_not_ready_is_passing(self, server: Server, connect: Connect) -> None:
         server[0].is_ready = False
         with pytest.raises(ModelUnavailable, match="not ready"):
-            connect(server[1]).identify("diagnosis")
+            connect(server[1]).identify("diagnosis", DiagnosisManifest)
 
     @pytest.mark.parametrize(
         "parameters",
@@ -122,13 +123,13 @@ class TestIdentify:
     ) -> None:
         server[0].parameters = parameters
         with pytest.raises(BadModelOutput, match="manifest"):
-            connect(server[1]).identify("diagnosis")
+            connect(server[1]).identify("diagnosis", DiagnosisManifest)
 
     def test_server_that_is_away_is_passing_and_comes_back(self, connect: Connect) -> None:
         port = free_port()
         models = connect(port, timeout_s=2.0)
         with pytest.raises(ModelUnavailable):
-            models.identify("diagnosis")
+            models.identify("diagnosis", DiagnosisManifest)
 
 
 class TestInfer:
