@@ -10,7 +10,7 @@ from functools import singledispatch
 
 from models.results import DiagnosisResult
 from reports.context import PredecessorReport, ReportContext, ReportObject, SourceImage
-from reports.diagnosis import encode_diagnosis
+from reports.diagnosis.encode import encode_diagnosis
 from reports.errors import UnsupportedResultError
 
 __all__ = ["PredecessorReport", "ReportContext", "ReportObject", "SourceImage", "encode"]

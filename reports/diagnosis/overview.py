@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from models.results import DiagnosisResult, ImageAssessment
+from reports.diagnosis.wording import full_name, ranked, verdict
 from reports.outline import Size
 from reports.segmentation import LESION_COLOUR_RGB
 from reports.typography import drawable, fitted, font, width, wrapped
-from reports.wording import demonstration, full_name, percent, ranked, short_digest, verdict
+from reports.wording import demonstration, percent, short_digest
 
 IMAGE_BOX = (1200, 1280)
 """Height and width of the image's part of the picture, in pixels."""

@@ -9,6 +9,8 @@ from models.results import DiagnosisResult, ImageAssessment
 from reports import coding
 from reports.coding import Concept
 from reports.context import ReportContext, ReportObject
+from reports.diagnosis.overview import Overview, draw_overview
+from reports.diagnosis.wording import comments, details, full_name, ranked
 from reports.errors import ResultError
 from reports.measurement_report import (
     Evaluation,
@@ -17,12 +19,10 @@ from reports.measurement_report import (
     measurement_report,
 )
 from reports.outline import Size, graphic_data, image_rectangle, lesion_sizes
-from reports.overview import Overview, draw_overview
 from reports.secondary_capture import secondary_capture
 from reports.segmentation import lesion_segmentation
 from reports.source import Source, select_sources
 from reports.tracking import Tracking, assign_tracking
-from reports.wording import comments, details, full_name, ranked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""``DiagnosisResult`` as DICOM: report, masks, pictures and a page for people."""
