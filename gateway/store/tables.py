@@ -77,6 +77,8 @@ class Identity(Base):
     __tablename__ = "identities"
 
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), primary_key=True)
+    patient_key: Mapped[str] = mapped_column(String(64), default="", server_default="", index=True)
+    """Digest of issuer and Patient ID (``gateway.store.lesions``); empty without a Patient ID."""
     patient_id: Mapped[str] = mapped_column(Text, default="")
     issuer_of_patient_id: Mapped[str] = mapped_column(Text, default="")
     patient_name: Mapped[str] = mapped_column(Text, default="")
@@ -133,10 +135,43 @@ class Instance(Base):
     path: Mapped[str] = mapped_column(Text)
     """Relative to the spool."""
     disposition: Mapped[str] = mapped_column(String(16))
-    """accepted, quarantined or own_result."""
+    """accepted, quarantined, own_result or prior (fetched as an earlier image, not analysed)."""
+    tracking_uid: Mapped[str] = mapped_column(String(64), default="", server_default="", index=True)
+    """Tracking UID (0062,0021)."""
+    tracking_id_sha256: Mapped[str] = mapped_column(
+        String(64), default="", server_default="", index=True
+    )
+    """Digest of Tracking ID (0062,0020): sites write names and places in it."""
+    body_site: Mapped[str] = mapped_column(String(80), default="", server_default="", index=True)
+    """Scheme, code value and laterality of the anatomic region, e.g. ``SCT|40983000|L``."""
+    acquired_at: Mapped[str] = mapped_column(String(14), default="", server_default="")
+    """``YYYYMMDDHHMMSS`` by the device's clock; empty when the header has no date."""
     reason: Mapped[str] = mapped_column(Text, default="")
     calling_ae_title: Mapped[str] = mapped_column(String(16))
     association_id: Mapped[str] = mapped_column(String(36), index=True)
+    received_at: Mapped[dt.datetime]
+
+
+class Document(Base):
+    """One small file that the site sent for a study, which may not have arrived yet."""
+
+    __tablename__ = "documents"
+    __table_args__ = (UniqueConstraint("study_instance_uid", "name", "revision"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(128))
+    revision: Mapped[int]
+    """1 for the first of its name; the newest counts."""
+    generation_number: Mapped[int | None]
+    """Of the generation it came in with; null while the study has not arrived."""
+    media_type: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    path: Mapped[str] = mapped_column(Text)
+    """Relative to the spool."""
+    received_from: Mapped[str] = mapped_column(String(64))
+    """Account, or ``command line``."""
     received_at: Mapped[dt.datetime]
 
 
