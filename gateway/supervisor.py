@@ -7,28 +7,24 @@ and the next start finds the record as the last commit left it.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import logging
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
 
 from gateway import embedded
-from gateway.errors import GatewayError
 from gateway.home import RunningInstance, announce_instance, retract_instance
+from gateway.services import Service, StartError, answers, check_port, die_with_parent, http_ok
 from gateway.settings import (
     DashboardSettings,
     DeliverySettings,
@@ -40,29 +36,9 @@ from gateway.store.engine import migrate, open_engine
 
 log = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
 _MARK = "LENTIGO_SUPERVISED"
 READY_TIMEOUT_S = 180.0
 _HEALTHY_AFTER_S = 30.0
-
-
-class StartError(GatewayError):
-    """A service could not be started; the message says which, why and where its log is."""
-
-
-@dataclass(kw_only=True)
-class Service:
-    """One process under supervision."""
-
-    name: str
-    command: Callable[[], embedded.Command]
-    is_ready: Callable[[], bool]
-    stop_timeout_s: float = 10.0
-    stop_wave: int = 0
-    process: subprocess.Popen[bytes] | None = None
-    started_at: float = 0.0
-    restart_at: float = 0.0
-    failures: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,43 +52,8 @@ class UpOptions:
     broker_url: str = ""
     triton_url: str = ""
     repository: Path = field(default=Path(__file__).resolve().parents[1] / "triton_repo")
-    models: tuple[str, ...] = ("diagnosis",)
-    """Models that the embedded Triton loads: those of the analyses."""
-
-
-def _check_port(bind: str, port: int, option: str) -> int:
-    if port == 0:
-        return embedded.free_port()
-    with socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((bind, port))
-        except OSError as exc:
-            raise StartError(
-                f"cannot listen on {bind} port {port} ({exc.strerror}); choose another with "
-                f"{option}"
-            ) from exc
-    return port
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this child when the supervisor dies (prctl(2), Linux)."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _answers(host: str, port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1.0):
-        return True
-    return False
-
-
-def _http_ok(url: str) -> bool:
-    with (
-        contextlib.suppress(urllib.error.URLError, OSError),
-        urllib.request.urlopen(url, timeout=2.0) as reply,  # loopback only
-    ):
-        return bool(reply.status == 200)
-    return False
+    models: tuple[str, ...] = ("*",)
+    """Models that the embedded Triton loads."""
 
 
 class Supervisor:
@@ -191,8 +132,8 @@ class Supervisor:
         options = self._options
         migrate(options.store.record_url)
         self._first_account()
-        dicom_port = _check_port(options.listener.bind, options.listener.port, "--dicom-port")
-        http_port = _check_port(options.dashboard.bind, options.dashboard.port, "--http-port")
+        dicom_port = check_port(options.listener.bind, options.listener.port, "--dicom-port")
+        http_port = check_port(options.dashboard.bind, options.dashboard.port, "--http-port")
         broker_url, triton_url, triton_http = options.broker_url, options.triton_url, ""
         if not broker_url:
             redis_socket = self._socket_path()
@@ -226,27 +167,20 @@ class Supervisor:
             "LENTIGO_TRITON_URL": triton_url,
             "PYTHONUNBUFFERED": "1",
         }
-        # workers.app leaves this note once it consumes.
-        ready_note = options.store.run_folder / "workers.ready"
-        ready_note.unlink(missing_ok=True)
-        self._add_python(
-            *("workers", "-m", "workers"),
-            is_ready=ready_note.exists,
-            stop_timeout_s=20.0,
-            stop_wave=1,
-        )
+        for lane in ("quick", "long"):
+            self._add_workers(lane)
         self._add_python("sweeper", "-m", "gateway", "sweep")
         self._add_python(
             "dashboard",
             *("-m", "gateway", "dashboard"),
-            is_ready=lambda: _http_ok(
+            is_ready=lambda: http_ok(
                 f"http://{_loopback(options.dashboard.bind)}:{http_port}/healthz"
             ),
         )
         self._add_python(
             "listener",
             *("-m", "gateway", "listen"),
-            is_ready=lambda: _answers(_loopback(options.listener.bind), dicom_port),
+            is_ready=lambda: answers(_loopback(options.listener.bind), dicom_port),
         )
 
     def _socket_path(self) -> Path:
@@ -304,10 +238,22 @@ class Supervisor:
                     http_port=http_port,
                     models=self._options.models,
                 ),
-                is_ready=lambda: _http_ok(f"{url}/v2/health/ready"),
+                is_ready=lambda: http_ok(f"{url}/v2/health/ready"),
                 stop_timeout_s=15.0,
                 stop_wave=2,
             )
+        )
+
+    def _add_workers(self, lane: str) -> None:
+        """Add one worker group; ``workers.app`` leaves the note once it consumes."""
+        note = self._options.store.run_folder / f"workers-{lane}.ready"
+        note.unlink(missing_ok=True)
+        self._add_python(
+            *(f"workers-{lane}", "-m", "workers"),
+            is_ready=note.exists,
+            stop_timeout_s=20.0,
+            stop_wave=1,
+            environment={"LENTIGO_WORKER_LANE": lane},
         )
 
     def _add_python(
@@ -317,11 +263,14 @@ class Supervisor:
         is_ready: Callable[[], bool] = lambda: True,
         stop_timeout_s: float = 10.0,
         stop_wave: int = 0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._services.append(
             Service(
                 name=name,
-                command=lambda: embedded.Command(argv=(sys.executable, *arguments), environment={}),
+                command=lambda: embedded.Command(
+                    argv=(sys.executable, *arguments), environment=dict(environment or {})
+                ),
                 is_ready=is_ready,
                 stop_timeout_s=stop_timeout_s,
                 stop_wave=stop_wave,
@@ -342,7 +291,7 @@ class Supervisor:
                 stderr=sink,
                 # A session of its own: Ctrl-C reaches us alone, and a group can be ended whole.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         service.started_at = time.monotonic()
 

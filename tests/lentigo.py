@@ -118,6 +118,7 @@ class Lentigo:
                 if int(status[1]) != self.pid:
                     continue
                 line = (entry / "cmdline").read_bytes().split(b"\0")
+                environment = (entry / "environ").read_bytes().split(b"\0")
             except (FileNotFoundError, ProcessLookupError):
                 continue
             # Redis writes its own process title, with the socket's path behind the program's name.
@@ -127,8 +128,11 @@ class Lentigo:
                 for part in word.decode(errors="replace").split(" ")
             ]
             for name, word in words.items():
-                if word in text:
-                    found[name] = int(entry.name)
+                if word not in text:
+                    continue
+                lanes = [word for word in environment if word.startswith(b"LENTIGO_WORKER_LANE=")]
+                lane = f"-{lanes[0].decode().partition('=')[2]}" if name == "workers" else ""
+                found[name + lane] = int(entry.name)
         return found
 
     def kill(self, name: str) -> None:

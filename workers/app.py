@@ -11,22 +11,32 @@ from pathlib import Path
 from celery import Celery, signals
 
 from gateway.queue import queue_name
+from workers.analysis import Registry
 from workers.bootstrap import Settings, build_services, offered_analyses
+from workers.settings import WorkerSettings
 from workers.tasks import ServicesOfProcess, register_tasks
 
 _VISIBILITY_TIMEOUT_S = 24 * 3600
 
-READY_NOTE = "workers.ready"
-"""File in the run folder that appears when the workers consume."""
+_GRACE_S = 120
+"""Seconds beyond the longest time limit after which a process that hangs in foreign code is
+killed; its work item is free when its lease ends."""
 
 
-def queue_names(analyses: tuple[str, ...]) -> tuple[str, ...]:
-    """Return every queue that a worker consumes."""
-    return (
-        queue_name("route"),
-        queue_name("deliver"),
-        *(queue_name("analyse", name) for name in analyses),
+def ready_note(lane: str) -> str:
+    """Return the name of the file in the run folder that appears when a lane is consumed."""
+    return f"workers-{lane}.ready"
+
+
+def queue_names(registry: Registry, settings: WorkerSettings) -> tuple[str, ...]:
+    """Return every queue that a worker group of this lane consumes, the most urgent in front."""
+    is_long = settings.lane == "long"
+    analyses = sorted(
+        (each for each in registry if settings.lane == "all" or each.limits.is_long == is_long),
+        key=lambda each: -settings.limits_of(each).priority,
     )
+    general = () if is_long else (queue_name("route"), queue_name("deliver"))
+    return (*general, *(queue_name("analyse", each.name) for each in analyses))
 
 
 def create_app(settings: Settings) -> Celery:
@@ -37,17 +47,21 @@ def create_app(settings: Settings) -> Celery:
     RegistryError
         An analysis module cannot be used.
     """
+    registry = offered_analyses()
+    names = queue_names(registry, settings.worker)
+    longest_s = max(settings.worker.limits_of(each).time_s for each in registry)
     app = Celery("lentigo", broker=settings.broker.url, set_as_current=False)
     app.conf.update(
-        task_queues={name: {} for name in queue_names(offered_analyses().names)},
-        task_default_queue=queue_name("route"),
+        task_queues={name: {} for name in names},
+        task_default_queue=names[0],
+        task_time_limit=longest_s + _GRACE_S,
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
         task_acks_late=True,
         # A worker that dies loses its message; the sweeper announces the work when its lease ends.
         task_reject_on_worker_lost=False,
         worker_prefetch_multiplier=1,
-        worker_concurrency=settings.worker.concurrency,
+        worker_concurrency=settings.worker.processes,
         worker_send_task_events=False,
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
@@ -60,6 +74,8 @@ def create_app(settings: Settings) -> Celery:
         broker_connection_timeout=5.0,
         broker_heartbeat=0,
         broker_transport_options={
+            # Queues in the order given: quick analyses before slow ones.
+            "queue_order_strategy": "priority",
             # Later than any step: a redelivered hint only finds its work taken.
             "visibility_timeout": _VISIBILITY_TIMEOUT_S,
             "socket_connect_timeout": 5.0,
@@ -78,14 +94,15 @@ def create_app(settings: Settings) -> Celery:
 def run(settings: Settings) -> int:
     """Run a worker for all queues until SIGTERM; return its exit status."""
     app = create_app(settings)
+    note = ready_note(settings.worker.lane)
     # Our logging is configured already; without a receiver Celery would set up its own.
     signals.setup_logging.connect(_keep_logging)
     signals.worker_ready.connect(
-        lambda **_: _leave_note(settings.store.run_folder / READY_NOTE), weak=False
+        lambda **_: _leave_note(settings.store.run_folder / note), weak=False
     )
     worker = app.Worker(
         pool="prefork",
-        concurrency=settings.worker.concurrency,
+        concurrency=settings.worker.processes,
         loglevel="INFO",
         quiet=True,  # no banner among the JSON lines
         # Workers need not know of each other, and events would only be noise in the broker.

@@ -26,7 +26,7 @@ from workers.delivery import Courier, deliver
 from workers.failure import Failure, FailureKind, backoff_s, classify
 from workers.lease import Heartbeat
 from workers.limits import held_to
-from workers.ports import Embeddings, InferenceClient, InstanceSource, ResultFiles, ServedModel
+from workers.ports import Documents, Embeddings, InferenceClient, InstanceSource, ResultFiles, ServedModel
 from workers.routing import decide, explain_no_match
 from workers.settings import WorkerSettings
 from workers.study import Study
@@ -45,6 +45,7 @@ class Services:
     queue: Queue
     registry: Registry
     source: InstanceSource
+    documents: Documents
     inference: InferenceClient
     embeddings: Embeddings
     files: ResultFiles
@@ -78,7 +79,9 @@ def _route(services: Services, generation_id: int) -> None:
     generation = services.ledger.load_generation(generation_id)
     if generation is None:
         return
-    decisions = decide(Study(generation, services.source), services.registry)
+    decisions = decide(
+        Study(generation, services.source, services.documents), services.registry
+    )
     scheduled = [
         Scheduled(
             analysis=decision.analysis,
@@ -116,7 +119,13 @@ def work(services: Services, work_item_id: int) -> None:
     """
     try:
         claim = services.ledger.claim(
-            work_item_id, owner=services.owner, lease_s=services.settings.lease_s
+            work_item_id,
+            owner=services.owner,
+            lease_s=services.settings.lease_s,
+            at_most={
+                each.name: services.settings.limits_of(each).concurrency
+                for each in services.registry
+            },
         )
     except RecordUnavailable as exc:
         # The sweeper announces the work item again once the record answers.
@@ -170,6 +179,7 @@ def _analyse(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:
             analysis,
             pipeline.Ports(
                 source=services.source,
+                documents=services.documents,
                 inference=services.inference,
                 record=services.ledger,
                 files=services.files,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -56,8 +57,13 @@ class WorkerSettings(BaseSettings):
 
     model_config = _config("LENTIGO_WORKER_")
 
+    lane: Literal["all", "quick", "long"] = "all"
+    """Which queues this worker group consumes: ``long`` those of analyses of minutes, ``quick``
+    everything else, so that a slide never keeps a photograph waiting."""
     concurrency: int = Field(default=2, ge=1)
-    """Work items that one worker process group runs at a time."""
+    """Work items that one worker group runs at a time."""
+    long_concurrency: int = Field(default=1, ge=1)
+    """The same for a group of the lane ``long``."""
     lease_s: float = Field(default=30.0, gt=0)
     """How long a work item is held without a heartbeat; a dead worker's is free after that."""
     max_backoff_s: float = Field(default=20.0, gt=0)
@@ -74,6 +80,11 @@ class WorkerSettings(BaseSettings):
         own = self.limits.get(analysis.name)
         changes = {} if own is None else own.model_dump(exclude_none=True)
         return replace(analysis.limits, **changes)
+
+    @property
+    def processes(self) -> int:
+        """Processes of this worker group."""
+        return self.long_concurrency if self.lane == "long" else self.concurrency
 
     @property
     def heartbeat_s(self) -> float:

@@ -1,26 +1,23 @@
 """The working half of the record: routing, leases, results, deliveries.
 
-The database owns the work. A worker *claims* a work item with one conditional UPDATE that writes a
-fresh token and an expiry; every later write names the token, so a worker whose lease ran out (it
-hung, or its host slept) changes nothing any more. What nobody holds is announced again by the
-sweeper. Celery and Redis carry only hints.
+The database owns the work (``leases``); every write here is fenced by the lease's token. Celery and
+Redis carry only hints.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.errors import LeaseLost
 from gateway.store import states
 from gateway.store.engine import reading, writing
-from gateway.store.hints import HintBoard, is_due
-from gateway.store.routing import RoutingLedger, load_generation
+from gateway.store.leases import NO_LEASE, LeaseDesk
+from gateway.store.routing import RoutingLedger
 from gateway.store.tables import (
     Delivery,
     Generation,
@@ -39,150 +36,9 @@ from gateway.store.values import (
 FOLDER = "folder"
 """Destination name of the results folder."""
 
-MAX_CRASHES = 5
-"""Workers that may die at one step of one work item before it is set aside."""
 
-
-class WorkLedger(RoutingLedger, HintBoard):
+class WorkLedger(RoutingLedger, LeaseDesk):
     """Everything that happens to a study after it has closed."""
-
-    # -- leases -----------------------------------------------------------------------------
-
-    def claim(self, work_item_id: int, *, owner: str, lease_s: float) -> Claim | None:
-        """Take a work item that is due and that nobody holds; None when there is nothing to take.
-
-        A lease that ran out counts as a crash of its worker; after ``MAX_CRASHES`` at one step the
-        work item is canceled with that reason, so that a poisonous input cannot kill for ever.
-        """
-        now = self._clock()
-        token = uuid.uuid4().hex
-        expires_at = now + dt.timedelta(seconds=lease_s)
-        with writing(self._engine) as connection:
-            row = connection.execute(
-                select(WorkItem)
-                .where(WorkItem.id == work_item_id, is_due(now))
-                .with_for_update(skip_locked=True, key_share=True)
-            ).first()
-            if row is None:
-                return None
-            crashes = row.crashes + (1 if row.lease_token is not None else 0)
-            if crashes >= MAX_CRASHES:
-                self._cancel(
-                    connection,
-                    row,
-                    now,
-                    kind="DEFECT",
-                    reason=f"{crashes} workers died at this step ({row.step})",
-                )
-                return None
-            connection.execute(
-                update(WorkItem)
-                .where(WorkItem.id == work_item_id)
-                .values(
-                    state=states.UPS_IN_PROGRESS,
-                    lease_token=token,
-                    lease_owner=owner,
-                    lease_expires_at=expires_at,
-                    started_at=row.started_at or now,
-                    attempts=row.attempts + 1,
-                    crashes=crashes,
-                )
-            )
-            states.note(
-                connection,
-                now,
-                f"work_item.{row.step}.started",
-                study_id=row.study_id,
-                work_item_id=row.id,
-                level="warning" if row.lease_token is not None else "info",
-                analysis=row.analysis,
-                worker=owner,
-                attempt=row.attempts + 1,
-                **({"after": "the worker before died"} if row.lease_token is not None else {}),
-            )
-            states.refresh_study(connection, row.study_id, now)
-            generation = load_generation(connection, row.generation_id)
-        return Claim(
-            work_item_id=work_item_id,
-            token=token,
-            step=row.step,
-            analysis=row.analysis,
-            model_digest=row.model_digest,
-            attempt=row.attempts + 1,
-            created_at=row.created_at,
-            expires_at=expires_at,
-            generation=generation,
-        )
-
-    def extend(self, claim: Claim, lease_s: float) -> None:
-        """Heartbeat: hold the work item for another ``lease_s`` seconds.
-
-        Raises
-        ------
-        LeaseLost
-            Somebody else has it.
-        """
-        now = self._clock()
-        with writing(self._engine) as connection:
-            self._fenced(connection, claim, lease_expires_at=now + dt.timedelta(seconds=lease_s))
-
-    def _fenced(self, connection: Connection, claim: Claim, **values: Any) -> None:
-        changed = connection.execute(
-            update(WorkItem)
-            .where(WorkItem.id == claim.work_item_id, WorkItem.lease_token == claim.token)
-            .values(**values)
-        ).rowcount
-        if changed != 1:
-            raise LeaseLost(f"work item {claim.work_item_id} is held by another worker")
-
-    def change_model(self, claim: Claim, model_digest: str) -> None:
-        """Bind a claimed work item, of which nothing was made yet, to another model digest.
-
-        When the generation has a work item for that digest already, this one is canceled in its
-        favour.
-
-        Raises
-        ------
-        LeaseLost
-            Somebody else has it, or it was canceled.
-        """
-        now = self._clock()
-        with writing(self._engine) as connection:
-            self._fenced(connection, claim, lease_owner=WorkItem.lease_owner)
-            row = connection.execute(
-                select(WorkItem).where(WorkItem.id == claim.work_item_id)
-            ).one()
-            twin = connection.execute(
-                select(WorkItem.id).where(
-                    WorkItem.generation_id == row.generation_id,
-                    WorkItem.analysis == row.analysis,
-                    WorkItem.model_digest == model_digest,
-                )
-            ).scalar()
-            if twin is None:
-                connection.execute(
-                    update(WorkItem).where(WorkItem.id == row.id).values(model_digest=model_digest)
-                )
-                states.note(
-                    connection,
-                    now,
-                    "work_item.model_changed",
-                    study_id=row.study_id,
-                    work_item_id=row.id,
-                    analysis=row.analysis,
-                    model_digest=model_digest,
-                )
-            else:
-                self._cancel(
-                    connection,
-                    row,
-                    now,
-                    kind="REJECTED",
-                    reason="another version of the model was put in service; the study has its "
-                    "result from that one",
-                )
-        if twin is not None:
-            raise LeaseLost(f"work item {claim.work_item_id} was canceled")
 
     # -- ends of a step ---------------------------------------------------------------------
 
@@ -212,7 +68,7 @@ class WorkLedger(RoutingLedger, HintBoard):
                 failure_kind="",
                 next_attempt_at=now,
                 hinted_at=now,
-                **_NO_LEASE,
+                **NO_LEASE,
             )
             for new in objects:
                 object_id = connection.execute(
@@ -341,7 +197,7 @@ class WorkLedger(RoutingLedger, HintBoard):
                 next_attempt_at=None,
                 failure_kind="",
                 reason="; ".join(filter(None, (own_reason, reason))),
-                **_NO_LEASE,
+                **NO_LEASE,
             )
             states.note(
                 connection,
@@ -352,71 +208,6 @@ class WorkLedger(RoutingLedger, HintBoard):
                 analysis=claim.analysis,
             )
             states.refresh_study(connection, claim.generation.study_id, now)
-
-    def retry_later(self, claim: Claim, *, reason: str, delay_s: float) -> None:
-        """Give the work item back after a passing failure; it is due again after ``delay_s``."""
-        now = self._clock()
-        with writing(self._engine) as connection:
-            self._fenced(
-                connection,
-                claim,
-                reason=reason,
-                failure_kind="TRANSIENT",
-                next_attempt_at=now + dt.timedelta(seconds=delay_s),
-                hinted_at=None,
-                **_NO_LEASE,
-            )
-            states.note(
-                connection,
-                now,
-                f"work_item.{claim.step}.postponed",
-                study_id=claim.generation.study_id,
-                work_item_id=claim.work_item_id,
-                level="warning",
-                analysis=claim.analysis,
-                reason=reason,
-                attempt=claim.attempt,
-                retry_in_s=round(delay_s, 1),
-            )
-            states.refresh_study(connection, claim.generation.study_id, now)
-
-    def fail(self, claim: Claim, *, kind: str, reason: str) -> None:
-        """Cancel the work item for good: ``REJECTED`` (the input) or ``DEFECT`` (our software)."""
-        now = self._clock()
-        with writing(self._engine) as connection:
-            self._fenced(connection, claim, lease_owner=WorkItem.lease_owner)
-            row = connection.execute(
-                select(WorkItem).where(WorkItem.id == claim.work_item_id)
-            ).one()
-            self._cancel(connection, row, now, kind=kind, reason=reason)
-
-    def _cancel(
-        self, connection: Connection, row: Any, now: dt.datetime, *, kind: str, reason: str
-    ) -> None:
-        connection.execute(
-            update(WorkItem)
-            .where(WorkItem.id == row.id)
-            .values(
-                state=states.UPS_CANCELED,
-                failure_kind=kind,
-                reason=reason,
-                finished_at=now,
-                next_attempt_at=None,
-                **_NO_LEASE,
-            )
-        )
-        states.note(
-            connection,
-            now,
-            "work_item.failed",
-            study_id=row.study_id,
-            work_item_id=row.id,
-            level="alarm" if kind == "DEFECT" else "warning",
-            analysis=row.analysis,
-            kind=kind,
-            reason=reason,
-        )
-        states.refresh_study(connection, row.study_id, now)
 
     # -- reads ------------------------------------------------------------------------------
 
@@ -455,6 +246,3 @@ class WorkLedger(RoutingLedger, HintBoard):
                 .on_conflict_do_nothing()
             )
             return str(connection.execute(select(Installation.serial)).scalar_one())
-
-
-_NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None}

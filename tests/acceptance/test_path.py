@@ -138,7 +138,9 @@ def test_a_late_instance_opens_the_next_generation_and_supersedes(
         assert reference.ReferencedSOPInstanceUID == reports[0].SOPInstanceUID
 
 
-SERVICES = ("listener", "workers", "triton", "redis", "sweeper", "dashboard")
+SERVICES = (
+    *("listener", "workers-quick", "workers-long", "triton", "redis", "sweeper", "dashboard"),
+)
 
 
 def test_whatever_is_killed_every_acknowledged_study_ends_in_one_result_set(

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gateway.errors import LeaseLost
 from gateway.store.engine import reading
+from gateway.store.leases import MAX_CRASHES
 from gateway.store.tables import (
     Base,
     Delivery,
@@ -20,7 +21,6 @@ from gateway.store.tables import (
     WorkItem,
 )
 from gateway.store.values import Hint, Scheduled
-from gateway.store.work import MAX_CRASHES
 from tests.records import PACS, new_object, new_uid
 
 LEASE_S = 30.0
@@ -486,3 +486,43 @@ def test_failed_generation_is_made_good_by_the_next(record):
     record.analyse(again)
     record.deliver(again)
     assert state_of(record, uid) == ("completed", "")
+
+
+def two_items(record) -> tuple[int, int]:
+    (first,), (second,) = record.schedule(), record.schedule()
+    return first, second
+
+
+def test_an_analysis_has_only_so_many_places(record):
+    first, second = two_items(record)
+    one_place = {"diagnosis": 1}
+    held = record.ledger.claim(first, owner="one", lease_s=LEASE_S, at_most=one_place)
+    assert held is not None
+    assert record.ledger.claim(second, owner="two", lease_s=LEASE_S, at_most=one_place) is None
+    assert work_hints(record) == []
+    record.clock.advance(2.5)  # announced again soon, and not counted as an attempt
+    assert [hint.id for hint in work_hints(record)] == [second]
+    save(record, held)
+    taken = record.ledger.claim(second, owner="two", lease_s=LEASE_S, at_most=one_place)
+    assert taken is not None
+    assert taken.attempt == 1
+
+
+def test_a_dead_worker_gives_its_place_back(record):
+    first, second = two_items(record)
+    record.ledger.claim(first, owner="one", lease_s=LEASE_S, at_most={"diagnosis": 1})
+    record.clock.advance(LEASE_S + 1)
+    assert record.ledger.claim(second, owner="two", lease_s=LEASE_S, at_most={"diagnosis": 1})
+
+
+def test_places_of_another_analysis_do_not_count(record):
+    first, second = two_items(record)
+    record.ledger.claim(first, owner="one", lease_s=LEASE_S)
+    assert record.ledger.claim(second, owner="two", lease_s=LEASE_S, at_most={"other": 1})
+
+
+def test_deliveries_need_no_place(record):
+    first, second = two_items(record)
+    record.analyse(first)
+    record.ledger.claim(second, owner="one", lease_s=LEASE_S, at_most={"diagnosis": 1})
+    assert record.ledger.claim(first, owner="two", lease_s=LEASE_S, at_most={"diagnosis": 1})

@@ -20,6 +20,7 @@ from workers.analysis import load_registry
 from workers.app import queue_names
 from workers.errors import RegistryError
 from workers.routing import decide, explain_no_match
+from workers.settings import WorkerSettings
 
 PHOTOGRAPHIC = "1.2.840.10008.5.1.4.1.1.77.1.4"
 SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
@@ -89,12 +90,27 @@ class TestRegistry:
             load_registry(analyses).get("nothing")
 
     def test_the_worker_consumes_every_queue_that_is_announced_to(self) -> None:
-        names = load_registry(analyses).names
-        queues = queue_names(names)
+        registry = load_registry(analyses)
+        queues = queue_names(registry, WorkerSettings())
         assert queue_name("route") in queues
-        for name in names:
+        for name in registry.names:
             assert queue_name("analyse", name) in queues
             assert queue_name("deliver", name) in queues
+
+    def test_two_lanes_share_every_queue_without_overlap(self) -> None:
+        registry = load_registry(analyses)
+        quick = queue_names(registry, WorkerSettings(lane="quick"))
+        slow = queue_names(registry, WorkerSettings(lane="long"))
+        assert {*quick, *slow} == {*queue_names(registry, WorkerSettings())}
+        assert not {*quick} & {*slow}
+        assert queue_name("analyse", "diagnosis") in quick
+
+    def test_the_most_urgent_analysis_is_served_first(self) -> None:
+        registry = load_registry(analyses)
+        lowest = {name: {"priority": 9 if name == "diagnosis" else 1} for name in registry.names}
+        queues = queue_names(registry, WorkerSettings(limits=lowest))
+        asked = [name for name in queues if name.startswith("lentigo.analyse")]
+        assert asked[0] == queue_name("analyse", "diagnosis")
 
 
 class TestDiagnosisMatch:
