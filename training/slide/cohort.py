@@ -15,7 +15,7 @@ from training.errors import CohortError
 from training.simulate.patches import Split
 from training.simulate.slides import SimulatedSlide
 from training.slide.features import SlideSource, fingerprint
-from training.slide.readers import SlideReader, open_slide
+from training.slide.readers import SlideFile, open_slide
 
 TABLE = "slides.csv"
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -97,7 +97,7 @@ def _um_px(text: str | None, where: str) -> float | None:
 
 
 def _file_source(slide_id: str, path: Path, um_px: float | None) -> SlideSource:
-    def open_() -> SlideReader:
+    def open_() -> SlideFile:
         return open_slide(path, um_px=um_px)
 
     # A missing file has no fingerprint; opening it says so, and the other slides go on.

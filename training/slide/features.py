@@ -25,12 +25,13 @@ from PIL import Image
 
 from models.errors import ModelError
 from models.preprocessing import prepare_image
+from models.slide.reading import SlideReader, geometry_of, read_overview, read_tile
 from models.slide.tiles import TileGrid, lay_grid
 from models.slide.tissue import PRESETS, Tissue, TissueFinding, find_tissue
 from training.errors import RunError, SlideFileError
 from training.features.embedding import load_embedder
 from training.runs import Progress, write_atomically
-from training.slide.readers import SlideReader, geometry_of, read_overview, read_tile
+from training.slide.readers import SlideFile
 from training.slide.sheet import draw_sheet
 
 RECORD, FEATURES, COORDINATES, SHEET, OVERVIEW = (
@@ -181,7 +182,7 @@ class SlideSource:
     """Name in the table."""
     fingerprint: str
     """Changes when the slide's content does."""
-    open: Callable[[], SlideReader]
+    open: Callable[[], SlideFile]
     """Opens the slide; raises ``SlideFileError``."""
 
 

@@ -9,6 +9,7 @@ import torch
 
 from models.backends.slide import SlideBackend
 from models.manifest import HeldOutFigure
+from models.slide.reading import geometry_of, read_overview
 from models.slide.tiles import SlideManifest
 from tests.unit.training.slide_builder import section, write_patches, write_tiff
 from tests.unit.training.test_slides import fake_encoder, quiet
@@ -18,7 +19,6 @@ from training.recipes import slide
 from training.settings import read_toml
 from training.simulate.slides import CELL_PX, simulate_slides
 from training.slide.figures import evidence_sentence, threshold_for
-from training.slide.readers import geometry_of, read_overview
 
 TOY = Path(__file__).parents[3] / "training" / "configs" / "check" / "slide.toml"
 PROVENANCE = Provenance(

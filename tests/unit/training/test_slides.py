@@ -6,6 +6,7 @@ import pytest
 
 from models.errors import SlideError
 from models.preprocessing import prepare_image
+from models.slide.reading import geometry_of, read_overview, read_tile
 from models.slide.tiles import lay_grid
 from models.slide.tissue import PRESETS, find_tissue
 from tests.unit.training.slide_builder import section, write_dicom, write_tiff
@@ -20,7 +21,7 @@ from training.slide.features import (
     load_tile_encoder,
     locked,
 )
-from training.slide.readers import geometry_of, is_jfif, open_slide, read_overview, read_tile
+from training.slide.readers import is_jfif, open_slide
 
 SETTINGS = TileSettings(
     tile_px=256, tile_um_px=0.5, tissue_preset="bwh_biopsy", min_tiles=2, batch_size=3
@@ -92,9 +93,9 @@ def test_reading_equals_the_picture_and_is_white_beyond(folder):
 def test_the_overview_is_an_area_average_whatever_the_blocks(folder, monkeypatch):
     with open_slide(folder / "good.tiff") as reader:
         whole, um_px = read_overview(reader)
-        monkeypatch.setattr("training.slide.readers.BLOCK_PX", 320)
+        monkeypatch.setattr("models.slide.reading.BLOCK_PX", 320)
         blocks, _ = read_overview(reader)
-        monkeypatch.setattr("training.slide.readers.MAX_OVERVIEW_PX", 1000)
+        monkeypatch.setattr("models.slide.reading.MAX_OVERVIEW_PX", 1000)
         small, coarser = read_overview(reader)
     assert um_px == pytest.approx(8.0)
     assert whole.shape == (100, 125, 3)
