@@ -7,6 +7,7 @@ the record to say.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,8 @@ _PIXEL_TAGS = frozenset((_PIXEL_DATA, _FLOAT_PIXEL_DATA, _DOUBLE_PIXEL_DATA))
 _ENCAPSULATED_DOCUMENT = 0x00420011
 _ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
 _ANATOMIC_REGION_SEQUENCE = 0x00082218
+_CODE_VALUE = 0x00080100
+_CODING_SCHEME_DESIGNATOR = 0x00080102
 _CODE_MEANING = 0x00080104
 _SPECIFIC_CHARACTER_SET = 0x00080005
 
@@ -67,6 +70,7 @@ _TEXT_TAGS: Mapping[int, str] = MappingProxyType(
         0x00100040: "patient_sex",
         0x00180015: "body_part_examined",
         0x00200060: "laterality",
+        0x00200062: "image_laterality",
         0x00280004: "photometric_interpretation",
         0x00620020: "tracking_id",
         0x00620021: "tracking_uid",
@@ -79,12 +83,31 @@ _NUMBER_TAGS = {
     0x00280100: "bits_allocated",
 }
 _NUMBER_OF_FRAMES = 0x00280008
+_ACQUISITION_DATE_TIME = 0x0008002A
+# Date and time of the acquisition, else of the content (PS3.3 C.7.6.1): the first pair that has a
+# date counts.
+_DATE_AND_TIME = ((0x00080022, 0x00080032), (0x00080023, 0x00080033))
 _WANTED = frozenset(
-    (*_IDENTITY_TAGS, *_TEXT_TAGS, *_NUMBER_TAGS, _NUMBER_OF_FRAMES, _SPECIFIC_CHARACTER_SET)
+    (
+        *_IDENTITY_TAGS,
+        *_TEXT_TAGS,
+        *_NUMBER_TAGS,
+        *(tag for pair in _DATE_AND_TIME for tag in pair),
+        _ACQUISITION_DATE_TIME,
+        _NUMBER_OF_FRAMES,
+        _SPECIFIC_CHARACTER_SET,
+    )
 )
 # Coded and date values are short by their VR; a longer one is cut, not believed.
 _SHORT_FIELDS = frozenset(
-    ("modality", "patient_birth_date", "patient_sex", "study_date", "laterality")
+    (
+        "modality",
+        "patient_birth_date",
+        "patient_sex",
+        "study_date",
+        "laterality",
+        "image_laterality",
+    )
 )
 _SHORT_CHARACTERS = 16
 
@@ -118,7 +141,13 @@ class InstanceHeader:
     body_part_examined: str = ""
     anatomic_region: str = ""
     """Code Meaning of the first item of Anatomic Region Sequence."""
+    anatomic_region_code: str = ""
+    """Coding Scheme Designator and Code Value of that item, e.g. ``SCT|40983000``."""
+    acquired_at: str = ""
+    """``YYYYMMDDHHMMSS`` of the acquisition, else of the content, by the device's clock; zeros
+    where no time is given, empty without a date."""
     laterality: str = ""
+    image_laterality: str = ""
     photometric_interpretation: str = ""
     tracking_id: str = ""
     tracking_uid: str = ""
@@ -161,14 +190,15 @@ class _Survey:
     byte_order: Literal["little", "big"]
     pixel_data: Element | None
     has_document: bool
-    anatomic_region: bytes
+    anatomic_region: Mapping[int, bytes]
+    """Code Value, Coding Scheme Designator and Code Meaning by tag."""
 
 
 def _survey(source: ByteSource, start: int, encoding: Encoding) -> _Survey:
     values: dict[int, bytes] = {}
     pixel_data: Element | None = None
     has_document = False
-    anatomic_region = b""
+    anatomic_region: Mapping[int, bytes] = {}
     for element in walk(source, start, encoding):
         if element.tag in _WANTED:
             values[element.tag] = source.peek(
@@ -179,7 +209,7 @@ def _survey(source: ByteSource, start: int, encoding: Encoding) -> _Survey:
         elif element.tag == _ENCAPSULATED_DOCUMENT:
             has_document = True
         elif element.tag == _ANATOMIC_REGION_SEQUENCE:
-            anatomic_region = _first_code_meaning(source, element, encoding)
+            anatomic_region = _first_code(source, element, encoding)
     return _Survey(
         values=values,
         byte_order=encoding.byte_order,
@@ -189,24 +219,27 @@ def _survey(source: ByteSource, start: int, encoding: Encoding) -> _Survey:
     )
 
 
-def _first_code_meaning(source: ByteSource, sequence: Element, encoding: Encoding) -> bytes:
-    """Return Code Meaning of the first item; b'' when it is not there or the item is odd."""
+def _first_code(source: ByteSource, sequence: Element, encoding: Encoding) -> dict[int, bytes]:
+    """Return the code of the first item; what is not there or odd is left out."""
     order = encoding.byte_order
     raw = source.peek(sequence.offset, 8)
     tag = int.from_bytes(raw[0:2], order) << 16 | int.from_bytes(raw[2:4], order)
     position = sequence.offset + 8
     end = min(sequence.end, position + _MAX_ITEM_BYTES)
+    found: dict[int, bytes] = {}
     while tag == ITEM and position + 8 <= end:
         try:
             element = read_element(source, position, encoding)
         except InstanceError:
             break  # an odd item within a sequence whose own length holds: not worth a refusal
-        if element.tag == _CODE_MEANING:
-            return source.peek(element.offset, min(element.length or 0, _MAX_VALUE_BYTES))
-        if element.tag > _CODE_MEANING:
+        if element.tag in (_CODE_VALUE, _CODING_SCHEME_DESIGNATOR, _CODE_MEANING):
+            found[element.tag] = source.peek(
+                element.offset, min(element.length or 0, _MAX_VALUE_BYTES)
+            )
+        if element.tag >= _CODE_MEANING:
             break
         position = element.end
-    return b""
+    return found
 
 
 def _header(survey: _Survey, meta: FileMeta) -> InstanceHeader:
@@ -228,11 +261,38 @@ def _header(survey: _Survey, meta: FileMeta) -> InstanceHeader:
         **identity,
         **texts,
         transfer_syntax_uid=meta.transfer_syntax_uid,
-        anatomic_region=decode_text(survey.anatomic_region, codecs),
+        anatomic_region=decode_text(survey.anatomic_region.get(_CODE_MEANING, b""), codecs),
+        anatomic_region_code=_region_code(survey, codecs),
+        acquired_at=_acquired_at(survey),
         frames=_frames(survey),
         rows=_number(survey, 0x00280010),
         columns=_number(survey, 0x00280011),
     )
+
+
+def _region_code(survey: _Survey, codecs: tuple[str, ...]) -> str:
+    scheme, value = (
+        decode_text(survey.anatomic_region.get(tag, b""), codecs)
+        for tag in (_CODING_SCHEME_DESIGNATOR, _CODE_VALUE)
+    )
+    return f"{scheme}|{value}" if scheme and value else ""
+
+
+def _acquired_at(survey: _Survey) -> str:
+    """Return the moment that the image shows, without believing in impossible dates."""
+
+    def digits(tag: int) -> str:
+        text = decode_text(survey.values.get(tag, b""), ("ascii",))
+        # Dots and colons are of the time before DICOM 3 (PS3.5 6.2); zone and fraction are cut.
+        return re.sub(r"[.:]", "", re.split(r"[+-]", text.partition("\\")[0], maxsplit=1)[0])
+
+    moments = [digits(_ACQUISITION_DATE_TIME)]
+    moments += [digits(date) + digits(time) for date, time in _DATE_AND_TIME if digits(date)]
+    for moment in moments:
+        match = re.match(r"((?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))(\d*)", moment)
+        if match is not None:
+            return match[1] + match[2][:6].ljust(6, "0")
+    return ""
 
 
 def _text(value: bytes, codecs: tuple[str, ...], name: str) -> str:
