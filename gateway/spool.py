@@ -3,6 +3,7 @@
     <root>/incoming/<random>.part       being received; swept at start when nobody holds them
     <root>/instances/ab/<sha256>.dcm    complete, durable, named by content
     <root>/quarantine/ab/<sha256>.dcm   complete bytes that were refused, with <sha256>.txt: why
+    <root>/documents/ab/<sha256>.bin    small files that the site sent for a study
 
 A file under ``instances/`` is complete and on disk: the bytes are synced before the rename, the
 folder after it. Whether an instance is known is for the record to say, not for the presence of a
@@ -126,6 +127,7 @@ class Spool:
         self.incoming = root / "incoming"
         self.instances = root / "instances"
         self.quarantine_folder = root / "quarantine"
+        self.documents = root / "documents"
         self._reserve_bytes = reserve_bytes
 
     def prepare(self) -> int:
@@ -139,7 +141,13 @@ class Spool:
             The folders cannot be made or are not ours to write.
         """
         with _translated("preparing the spool"):
-            for folder in (self.root, self.incoming, self.instances, self.quarantine_folder):
+            for folder in (
+                self.root,
+                self.incoming,
+                self.instances,
+                self.quarantine_folder,
+                self.documents,
+            ):
                 folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
             _sync_folder(self.root)
             return sum(_remove_if_orphan(path) for path in self.incoming.glob("*.part"))
@@ -190,6 +198,16 @@ class Spool:
         """
         return self._keep(incoming, self.instances)
 
+    def keep_document(self, incoming: IncomingFile) -> StoredFile:
+        """Make a received file that is no DICOM instance durable under ``documents/``.
+
+        Raises
+        ------
+        SpoolFull, SpoolError
+            As ``keep``.
+        """
+        return self._keep(incoming, self.documents, ".bin")
+
     def quarantine(self, incoming: IncomingFile, reason: str) -> StoredFile:
         """Make a refused file durable under ``quarantine/``, with the reason beside it.
 
@@ -209,9 +227,9 @@ class Spool:
         """Return where a stored file lies."""
         return self.root / relative_path
 
-    def _keep(self, incoming: IncomingFile, folder: Path) -> StoredFile:
+    def _keep(self, incoming: IncomingFile, folder: Path, suffix: str = ".dcm") -> StoredFile:
         sha256 = incoming.sha256
-        target = folder / sha256[:2] / f"{sha256}.dcm"
+        target = folder / sha256[:2] / f"{sha256}{suffix}"
         incoming.sync()
         with _translated("keeping a received instance"):
             if not target.parent.is_dir():

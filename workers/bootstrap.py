@@ -13,9 +13,11 @@ import cv2
 from gateway.queue import CeleryQueue
 from gateway.sender import Destination, FolderSender, Sender
 from gateway.settings import BrokerSettings, DeliverySettings, StoreSettings
+from gateway.store.documents import DocumentReader
 from gateway.store.engine import open_engine
 from gateway.store.work import FOLDER, WorkLedger
 from workers import analyses
+from workers.adapters.documents import SpoolDocuments
 from workers.adapters.embeddings import EmbeddingFile
 from workers.adapters.files import ResultsFolder
 from workers.adapters.instances import SpoolInstances
@@ -53,11 +55,13 @@ def build_services(settings: Settings) -> Services:
     destination = settings.delivery.destination.strip()
     if destination:
         Destination.parse(destination)
+    engine = open_engine(settings.store.record_url)
     return Services(
-        ledger=WorkLedger(open_engine(settings.store.record_url)),
+        ledger=WorkLedger(engine),
         queue=CeleryQueue(settings.broker.url),
         registry=offered_analyses(),
         source=SpoolInstances(settings.store.spool_folder),
+        documents=SpoolDocuments(DocumentReader(engine), settings.store.spool_folder),
         inference=TritonModels(settings.triton),
         embeddings=EmbeddingFile(settings.store.features_file),
         files=ResultsFolder(settings.store.results_folder),

@@ -26,7 +26,14 @@ from workers.delivery import Courier, deliver
 from workers.failure import Failure, FailureKind, backoff_s, classify
 from workers.lease import Heartbeat
 from workers.limits import held_to
-from workers.ports import Documents, Embeddings, InferenceClient, InstanceSource, ResultFiles, ServedModel
+from workers.ports import (
+    Documents,
+    Embeddings,
+    InferenceClient,
+    InstanceSource,
+    ResultFiles,
+    ServedModel,
+)
 from workers.routing import decide, explain_no_match
 from workers.settings import WorkerSettings
 from workers.study import Study
@@ -79,9 +86,7 @@ def _route(services: Services, generation_id: int) -> None:
     generation = services.ledger.load_generation(generation_id)
     if generation is None:
         return
-    decisions = decide(
-        Study(generation, services.source, services.documents), services.registry
-    )
+    decisions = decide(Study(generation, services.source, services.documents), services.registry)
     scheduled = [
         Scheduled(
             analysis=decision.analysis,

@@ -17,6 +17,7 @@ from workers.encoding import Encoder
 from workers.errors import DemonstrationModel, ModelChanged
 from workers.ports import (
     Checkpoint,
+    Documents,
     Embeddings,
     InferenceClient,
     InstanceSource,
@@ -33,6 +34,7 @@ class Ports:
     """What the pipeline needs of the world."""
 
     source: InstanceSource
+    documents: Documents
     inference: InferenceClient
     record: PriorReports
     files: ResultFiles
@@ -78,7 +80,7 @@ def analyse(claim: Claim, analysis: Analysis, ports: Ports, checkpoint: Checkpoi
     served = _identify(claim, analysis, ports.inference)
     _check_evidence(served, ports.allows_demonstration)
     conclusion = analysis.run(
-        Study(claim.generation, ports.source),
+        Study(claim.generation, ports.source, ports.documents),
         Tools(
             served=served,
             models=ports.inference,

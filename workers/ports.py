@@ -61,6 +61,31 @@ class InstanceSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """A small file that the site sent for a study."""
+
+    name: str
+    """Its name, e.g. ``prognosis.json``; of one name only the newest is seen."""
+    media_type: str
+    """E.g. ``application/json`` or ``text/csv``."""
+    content: bytes
+
+
+class Documents(Protocol):
+    """Reads the documents that the site sent for a study."""
+
+    def of(self, generation: GenerationRow) -> tuple[Document, ...]:
+        """Return the newest document of each name that a generation holds, by name.
+
+        Raises
+        ------
+        InstanceMissing, StorageUnavailable
+            A file is gone, or the disk does not answer.
+        """
+        ...
+
+
 class InferenceClient(Protocol):
     """Asks the model server."""
 

@@ -1,19 +1,29 @@
-"""A study as routing and analyses see it: its instances, and their headers on demand. Pure."""
+"""A study as routing and analyses see it: its instances, headers and documents. Pure."""
 
 from __future__ import annotations
 
 from pydicom import Dataset
 
 from gateway.store.values import GenerationRow, InstanceRow
-from workers.ports import InstanceSource
+from workers.ports import Document, Documents, InstanceSource
 
 
 class Study:
-    """One generation of a study; what an analysis decides by may be nothing else."""
+    """One generation of a study; what an analysis decides by may be nothing else.
 
-    def __init__(self, generation: GenerationRow, source: InstanceSource) -> None:
+    Parameters
+    ----------
+    documents
+        Where the site's documents are; None where there are none.
+    """
+
+    def __init__(
+        self, generation: GenerationRow, source: InstanceSource, documents: Documents | None = None
+    ) -> None:
         self._generation = generation
         self._source = source
+        self._from_site = documents
+        self._documents: tuple[Document, ...] | None = None
 
     @property
     def id(self) -> int:
@@ -36,3 +46,16 @@ class Study:
             The file is gone, or the disk does not answer.
         """
         return self._source.header(instance.path)
+
+    def documents(self) -> tuple[Document, ...]:
+        """Return what the site sent for the study, the newest of each name; read once.
+
+        Raises
+        ------
+        InstanceMissing, StorageUnavailable
+            A file is gone, or the disk does not answer.
+        """
+        if self._documents is None:
+            found = self._from_site.of(self._generation) if self._from_site is not None else ()
+            self._documents = found
+        return self._documents

@@ -13,7 +13,9 @@ from gateway.ports import AssociationInfo, Registration
 from gateway.settings import CompletenessSettings
 from gateway.spool import StoredFile
 from gateway.store import states
+from gateway.store.documents import attach_waiting
 from gateway.store.engine import Clock, reading, utc_now, writing
+from gateway.store.generations import receiving_generation
 from gateway.store.tables import (
     Generation,
     Identity,
@@ -180,38 +182,10 @@ class Intake:
             if is_slide
             else self._completeness.quiet_window_s
         )
-        closes_at = now + dt.timedelta(seconds=window_s)
-        newest = connection.execute(
-            select(Generation.id, Generation.number, Generation.state, Generation.closes_at)
-            .where(Generation.study_id == study_id)
-            .order_by(Generation.number.desc())
-            .limit(1)
-            .with_for_update(key_share=True)
-        ).first()
-        if newest is not None and newest.state == states.RECEIVING:
-            connection.execute(
-                update(Generation)
-                .where(Generation.id == newest.id)
-                .values(last_instance_at=now, closes_at=max(closes_at, newest.closes_at))
-            )
-            return int(newest.id)
-        number = newest.number + 1 if newest is not None else 1
-        created = connection.execute(
-            insert(Generation)
-            .values(
-                study_id=study_id,
-                number=number,
-                state=states.RECEIVING,
-                opened_at=now,
-                last_instance_at=now,
-                closes_at=closes_at,
-                reason="",
-                attempts=0,
-            )
-            .returning(Generation.id)
-        ).scalar_one()
-        states.note(connection, now, "generation.opened", study_id=study_id, generation=number)
-        return int(created)
+        found = receiving_generation(connection, study_id, now, window_s=window_s)
+        if found.is_new and found.number == 1:
+            attach_waiting(connection, study_id, now)
+        return found.id
 
     def register_refusal(
         self,

@@ -28,7 +28,15 @@ from models.manifest import EvidenceLevel, HeldOutFigure, InputSpec
 from models.shapes import EfficientNetLiteShape
 from tests.unit.workers.instance_builder import instance
 from workers.errors import Undecodable
-from workers.ports import ManifestKind, Scalar, ServedModel, Tensors, WrittenFile
+from workers.ports import (
+    Document,
+    InstanceSource,
+    ManifestKind,
+    Scalar,
+    ServedModel,
+    Tensors,
+    WrittenFile,
+)
 from workers.study import Study
 
 DERMOSCOPIC = "1.2.840.10008.5.1.4.1.1.77.1.7"
@@ -115,8 +123,22 @@ def generation_row(*instances: InstanceRow, number: int = 1) -> GenerationRow:
     )
 
 
-def study(*instances: InstanceRow, source: FakeInstances | None = None) -> Study:
-    return Study(generation_row(*instances), source or FakeInstances())
+def study(
+    *instances: InstanceRow,
+    source: InstanceSource | None = None,
+    documents: tuple[Document, ...] = (),
+) -> Study:
+    return Study(generation_row(*instances), source or FakeInstances(), FakeDocuments(*documents))
+
+
+class FakeDocuments:
+    """The documents of a study, in memory."""
+
+    def __init__(self, *documents: Document) -> None:
+        self.documents = documents
+
+    def of(self, generation: GenerationRow) -> tuple[Document, ...]:
+        return self.documents
 
 
 def claim(*instances: InstanceRow, **changes: Any) -> Claim:

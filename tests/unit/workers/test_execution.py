@@ -19,6 +19,7 @@ from gateway.store.values import Hint, Scheduled
 from tests.records import Record, TestClock
 from tests.unit.workers.fakes import (
     DIGEST,
+    FakeDocuments,
     FakeEmbeddings,
     FakeFiles,
     FakeInstances,
@@ -65,6 +66,7 @@ class World:
             queue=self.queue,
             registry=load_registry(analyses),
             source=self.source,
+            documents=FakeDocuments(),
             inference=self.models,
             embeddings=FakeEmbeddings(),
             files=FakeFiles(),

@@ -11,6 +11,7 @@ from tests.unit.workers.fakes import (
     DERMOSCOPIC,
     DIGEST,
     STUDY_UID,
+    FakeDocuments,
     FakeEmbeddings,
     FakeFiles,
     FakeInstances,
@@ -48,6 +49,7 @@ class World:
     def run(self, work: Claim, analysis: Diagnosis = ANALYSIS) -> Analysed:
         ports = Ports(
             source=self.source,
+            documents=FakeDocuments(),
             inference=self.models,
             record=self.record,
             files=self.files,
