@@ -10,8 +10,18 @@ from pydicom.uid import Comprehensive3DSRStorage
 from models.results import ModelIdentity
 from reports import coding
 from reports.coding import Concept
-from reports.content_items import Relationship, code, container, image, text, uid_reference
+from reports.content_items import (
+    Relationship,
+    code,
+    container,
+    image,
+    sop_reference,
+    text,
+    uid_reference,
+)
 from reports.context import PredecessorReport, ReportContext
+from reports.elements import item, mark_encoded, sequence
+from reports.elements import text as text_element
 from reports.provenance import (
     MANUFACTURER,
     MODEL_NAME,
@@ -26,6 +36,10 @@ from reports.uids import device_uid, result_uid
 
 _SERIES_NUMBER_KIND = 0
 _DERMOSCOPIC_PHOTOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.7"  # not among pydicom's constants
+_STUDY_INSTANCE_UID = 0x0020_000D
+_SERIES_INSTANCE_UID = 0x0020_000E
+_REFERENCED_SERIES_SEQUENCE = 0x0008_1115
+_REFERENCED_SOP_SEQUENCE = 0x0008_1199
 
 
 def measurement_document(
@@ -39,6 +53,7 @@ def measurement_document(
     number: int = 1,
     content: str = "report",
     subject: Sequence[Dataset] = (),
+    title: Concept = coding.IMAGING_MEASUREMENT_REPORT,
 ) -> Dataset:
     """Put measurement groups into a document.
 
@@ -63,10 +78,14 @@ def measurement_document(
         What the series holds, for its description.
     subject
         Subject Context (TID 1006), empty where the subject is the patient.
+    title
+        Document title (CID 7021). OHIF draws groups of the usual one, all of which must have a
+        region then; it prints a document of another title as text.
 
     Returns
     -------
-        A Comprehensive 3D SR, UNVERIFIED and PRELIMINARY, with File Meta Information.
+        A Comprehensive 3D SR, UNVERIFIED and PRELIMINARY, with File Meta Information. Its
+        sequences are encoded already (``reports.elements``).
 
     References
     ----------
@@ -97,7 +116,7 @@ def measurement_document(
     stamp(ds, list(sources), context)
     ds.update(
         container(
-            coding.IMAGING_MEASUREMENT_REPORT,
+            title,
             [
                 code(coding.LANGUAGE, coding.ENGLISH, Relationship.CONCEPT_MOD),
                 *_observer(context),
@@ -113,6 +132,7 @@ def measurement_document(
     )
     ds.ObservationDateTime = observed_at(context, sources[0]).strftime("%Y%m%d%H%M%S%z")
     ds.file_meta = file_meta(ds)
+    mark_encoded(ds)
     return ds
 
 
@@ -121,29 +141,27 @@ def evidence(sources: Iterable[Source]) -> list[Dataset]:
     studies: dict[str, dict[str, list[Dataset]]] = {}
     for source in sources:
         by_series = studies.setdefault(source.study_instance_uid, {})
-        reference = Dataset()
-        reference.ReferencedSOPClassUID = source.sop_class_uid
-        reference.ReferencedSOPInstanceUID = source.sop_instance_uid
+        reference = sop_reference(source.sop_class_uid, source.sop_instance_uid)
         by_series.setdefault(source.series_instance_uid, []).append(reference)
     return [_study_reference(study, by_series) for study, by_series in studies.items()]
 
 
 def _study_reference(study_uid: str, by_series: dict[str, list[Dataset]]) -> Dataset:
-    item = Dataset()
-    item.StudyInstanceUID = study_uid
-    item.ReferencedSeriesSequence = []
-    for series_uid, references in by_series.items():
-        series = Dataset()
-        series.SeriesInstanceUID = series_uid
-        series.ReferencedSOPSequence = references
-        item.ReferencedSeriesSequence.append(series)
-    return item
+    series = [
+        item(
+            text_element(_SERIES_INSTANCE_UID, "UI", series_uid),
+            sequence(_REFERENCED_SOP_SEQUENCE, references),
+        )
+        for series_uid, references in by_series.items()
+    ]
+    return item(
+        text_element(_STUDY_INSTANCE_UID, "UI", study_uid),
+        sequence(_REFERENCED_SERIES_SEQUENCE, series),
+    )
 
 
 def _predecessor(report: PredecessorReport) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = report.sop_class_uid
-    reference.ReferencedSOPInstanceUID = report.sop_instance_uid
+    reference = sop_reference(report.sop_class_uid, report.sop_instance_uid)
     return _study_reference(report.study_instance_uid, {report.series_instance_uid: [reference]})
 
 
