@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, Engine, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -123,7 +124,7 @@ class DocumentRecord:
                     received_at=now,
                 )
             )
-            detail = {"media_type": media_type, "size_bytes": stored.size_bytes}
+            detail: dict[str, Any] = {"media_type": media_type, "size_bytes": stored.size_bytes}
             states.note(
                 connection, now, "document.received", study_id=study_id, revision=revision, **detail
             )
