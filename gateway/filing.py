@@ -31,6 +31,8 @@ class StoreCommand:
 
     affected_sop_class_uid: str
     affected_sop_instance_uid: str
+    is_fetched: bool = False
+    """Whether a C-MOVE of ours asked for it (Move Originator AE Title)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,10 @@ class InstanceFiler:
         try:
             stored = self._spool.keep(received)
             registration = self._record.register_instance(
-                header=header, stored=stored, association=association
+                header=header,
+                stored=stored,
+                association=association,
+                is_fetched=command.is_fetched,
             )
         except (SpoolError, RecordUnavailable) as exc:
             return self.out_of_resources(exc, association, header)

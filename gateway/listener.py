@@ -263,8 +263,13 @@ class Listener:
         command = StoreCommand(
             affected_sop_class_uid=str(request.AffectedSOPClassUID),
             affected_sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            is_fetched=self._is_ours(request.MoveOriginatorApplicationEntityTitle),
         )
         return self._filer.file(received, command, association)
+
+    def _is_ours(self, move_originator: str | None) -> bool:
+        """Return whether a C-MOVE of this installation's workers asked for an instance."""
+        return str(move_originator or "").strip() == self._settings.ae_title.strip()
 
 
 def _response(outcome: StoreOutcome) -> Dataset | int:

@@ -21,6 +21,8 @@ class Registration(enum.Enum):
     """The SOP Instance UID is known with other bytes: kept, quarantined, alarm raised."""
     OWN_RESULT = "own_result"
     """One of our own results came back: filed, never analysed."""
+    PRIOR = "prior"
+    """An earlier image that we fetched for comparison: filed, not analysed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +40,20 @@ class InstanceRecord(Protocol):
     """The part of the record that the listener writes."""
 
     def register_instance(
-        self, *, header: InstanceHeader, stored: StoredFile, association: AssociationInfo
+        self,
+        *,
+        header: InstanceHeader,
+        stored: StoredFile,
+        association: AssociationInfo,
+        is_fetched: bool = False,
     ) -> Registration:
-        """Commit one instance; raises ``RecordUnavailable`` when nothing was written."""
+        """Commit one instance; raises ``RecordUnavailable`` when nothing was written.
+
+        Parameters
+        ----------
+        is_fetched
+            Whether we asked for it ourselves, as an image to compare with.
+        """
         ...
 
     def register_refusal(

@@ -22,6 +22,7 @@ _ACTIONS = {
     "generation.not_routed": "No analysis applies",
     "instance.conflict": "Instance quarantined",
     "instance.own_result": "Our own result came back; filed, not analysed",
+    "instance.prior": "An earlier image was fetched for comparison; not analysed",
     "instance.refused": "Instance refused",
     "work_item.scheduled": "Analysis scheduled",
     "work_item.analyse.started": "Analysis started",

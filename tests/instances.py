@@ -105,7 +105,12 @@ class RecordInMemory:
         self._lock = threading.Lock()
 
     def register_instance(
-        self, *, header: InstanceHeader, stored: StoredFile, association: AssociationInfo
+        self,
+        *,
+        header: InstanceHeader,
+        stored: StoredFile,
+        association: AssociationInfo,
+        is_fetched: bool = False,
     ) -> Registration:
         self._check()
         if self.defect is not None:

@@ -16,6 +16,7 @@ from gateway.store import states
 from gateway.store.documents import attach_waiting
 from gateway.store.engine import Clock, reading, utc_now, writing
 from gateway.store.generations import receiving_generation
+from gateway.store.lesions import PRIOR, lesion_values, patient_key
 from gateway.store.tables import (
     Generation,
     Identity,
@@ -31,6 +32,13 @@ OWN_MANUFACTURER = "Lentigo"
 SLIDE_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 _RACE_ATTEMPTS = 5
+
+_DISPOSITIONS = {
+    Registration.NEW: "accepted",
+    Registration.CONFLICT: "quarantined",
+    Registration.OWN_RESULT: "own_result",
+    Registration.PRIOR: PRIOR,
+}
 
 _IDENTITY_FIELDS = (
     "patient_id",
@@ -59,9 +67,20 @@ class Intake:
         self._clock = clock
 
     def register_instance(
-        self, *, header: InstanceHeader, stored: StoredFile, association: AssociationInfo
+        self,
+        *,
+        header: InstanceHeader,
+        stored: StoredFile,
+        association: AssociationInfo,
+        is_fetched: bool = False,
     ) -> Registration:
         """Commit one received instance.
+
+        Parameters
+        ----------
+        is_fetched
+            Whether we asked for it ourselves: it is kept for comparison, opens no generation and
+            is analysed only once it is sent like any other instance.
 
         Notes
         -----
@@ -70,69 +89,110 @@ class Intake:
         """
         for _ in range(_RACE_ATTEMPTS - 1):
             try:
-                return self._register(header, stored, association)
+                return self._register(header, stored, association, is_fetched=is_fetched)
             except IntegrityError:
                 continue
-        return self._register(header, stored, association)
+        return self._register(header, stored, association, is_fetched=is_fetched)
 
     def _register(
-        self, header: InstanceHeader, stored: StoredFile, association: AssociationInfo
+        self,
+        header: InstanceHeader,
+        stored: StoredFile,
+        association: AssociationInfo,
+        *,
+        is_fetched: bool,
     ) -> Registration:
         now = self._clock()
         with writing(self._engine) as connection:
             known = connection.execute(
-                select(Instance.sha256, Instance.disposition).where(
+                select(Instance.id, Instance.sha256, Instance.disposition).where(
                     Instance.sop_instance_uid == header.sop_instance_uid
                 )
             ).all()
-            if any(row.sha256 == stored.sha256 for row in known):
+            same = next((row for row in known if row.sha256 == stored.sha256), None)
+            if same is not None and (is_fetched or same.disposition != PRIOR):
                 return Registration.DUPLICATE
             study_id = self._study(connection, header, now)
-            registration, reason = Registration.NEW, ""
+            if same is not None:
+                self._promote(connection, same.id, study_id, header, now)
+                return Registration.NEW
             if self._is_own_result(connection, header):
                 registration = Registration.OWN_RESULT
-            elif known:
+            elif is_fetched:
+                registration = Registration.PRIOR
+            elif any(row.disposition != PRIOR for row in known):
                 registration = Registration.CONFLICT
-                reason = "the SOP Instance UID was received before with other bytes"
-            generation_id = None
-            if registration is Registration.NEW:
-                generation_id = self._open_generation(connection, study_id, header, now)
-            connection.execute(
-                insert(Instance).values(
-                    study_id=study_id,
-                    generation_id=generation_id,
-                    sop_instance_uid=header.sop_instance_uid,
-                    sop_class_uid=header.sop_class_uid,
-                    series_instance_uid=header.series_instance_uid,
-                    transfer_syntax_uid=header.transfer_syntax_uid,
-                    modality=header.modality[:16],
-                    sha256=stored.sha256,
-                    size_bytes=stored.size_bytes,
-                    path=str(stored.relative_path),
-                    disposition={
-                        Registration.NEW: "accepted",
-                        Registration.CONFLICT: "quarantined",
-                        Registration.OWN_RESULT: "own_result",
-                    }[registration],
-                    reason=reason,
-                    calling_ae_title=association.calling_ae_title,
-                    association_id=association.association_id,
-                    received_at=now,
-                )
-            )
-            if registration is Registration.CONFLICT:
-                states.note(
-                    connection,
-                    now,
-                    "instance.conflict",
-                    study_id=study_id,
-                    level="alarm",
-                    reason=reason,
-                )
-            elif registration is Registration.OWN_RESULT:
-                states.note(connection, now, "instance.own_result", study_id=study_id)
+            else:
+                registration = Registration.NEW
+            self._insert(connection, header, stored, association, (registration, study_id, now))
             states.refresh_study(connection, study_id, now)
         return registration
+
+    def _promote(
+        self,
+        connection: Connection,
+        instance_id: int,
+        study_id: int,
+        header: InstanceHeader,
+        now: dt.datetime,
+    ) -> None:
+        """Let an image that was fetched before, and is now sent to us, be analysed."""
+        connection.execute(
+            update(Instance)
+            .where(Instance.id == instance_id)
+            .values(
+                disposition="accepted",
+                generation_id=self._open_generation(connection, study_id, header, now),
+                received_at=now,
+            )
+        )
+        states.refresh_study(connection, study_id, now)
+
+    def _insert(
+        self,
+        connection: Connection,
+        header: InstanceHeader,
+        stored: StoredFile,
+        association: AssociationInfo,
+        decision: tuple[Registration, int, dt.datetime],
+    ) -> None:
+        registration, study_id, now = decision
+        is_conflict = registration is Registration.CONFLICT
+        reason = "the SOP Instance UID was received before with other bytes" if is_conflict else ""
+        generation_id = None
+        if registration is Registration.NEW:
+            generation_id = self._open_generation(connection, study_id, header, now)
+        connection.execute(
+            insert(Instance).values(
+                study_id=study_id,
+                generation_id=generation_id,
+                sop_instance_uid=header.sop_instance_uid,
+                sop_class_uid=header.sop_class_uid,
+                series_instance_uid=header.series_instance_uid,
+                transfer_syntax_uid=header.transfer_syntax_uid,
+                modality=header.modality[:16],
+                sha256=stored.sha256,
+                size_bytes=stored.size_bytes,
+                path=str(stored.relative_path),
+                disposition=_DISPOSITIONS[registration],
+                reason=reason,
+                calling_ae_title=association.calling_ae_title,
+                association_id=association.association_id,
+                received_at=now,
+                **lesion_values(header),
+            )
+        )
+        if is_conflict:
+            states.note(
+                connection,
+                now,
+                "instance.conflict",
+                study_id=study_id,
+                level="alarm",
+                reason=reason,
+            )
+        elif registration in (Registration.OWN_RESULT, Registration.PRIOR):
+            states.note(connection, now, f"instance.{registration.value}", study_id=study_id)
 
     def _is_own_result(self, connection: Connection, header: InstanceHeader) -> bool:
         if header.manufacturer == header.manufacturer_model_name == OWN_MANUFACTURER:
@@ -167,7 +227,11 @@ class Intake:
         ).scalar_one()
         connection.execute(
             dialect.insert(Identity)
-            .values(study_id=created, **{name: getattr(header, name) for name in _IDENTITY_FIELDS})
+            .values(
+                study_id=created,
+                patient_key=patient_key(header.issuer_of_patient_id, header.patient_id),
+                **{name: getattr(header, name) for name in _IDENTITY_FIELDS},
+            )
             .on_conflict_do_nothing()
         )
         return int(created)

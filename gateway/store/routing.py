@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Engine, insert, select, update
 
 from gateway.store import states
 from gateway.store.engine import Clock, reading, utc_now, writing
-from gateway.store.tables import Generation, Instance, WorkItem
+from gateway.store.lesions import lesion_columns, with_earlier
+from gateway.store.tables import Generation, Identity, Instance, WorkItem
 from gateway.store.values import GenerationRow, InstanceRow, Scheduled
 
 
@@ -25,8 +26,10 @@ def load_generation(connection: Connection, generation_id: int) -> GenerationRow
             Instance.modality,
             Instance.path,
             Instance.size_bytes,
+            *lesion_columns(),
         )
         .join(Generation, Instance.generation_id == Generation.id)
+        .join(Identity, Instance.study_id == Identity.study_id, isouter=True)
         .where(
             Generation.study_id == generation.study_id,
             Generation.number <= generation.number,
@@ -39,7 +42,11 @@ def load_generation(connection: Connection, generation_id: int) -> GenerationRow
         study_id=generation.study_id,
         number=generation.number,
         closed_at=generation.closed_at,
-        instances=tuple(InstanceRow(**row._mapping) for row in rows),
+        instances=with_earlier(
+            connection,
+            generation.study_id,
+            tuple(InstanceRow(**row._mapping) for row in rows),
+        ),
     )
 
 

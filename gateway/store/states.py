@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from gateway.store.tables import Event, Generation, Refusal, Study, WorkItem
+from gateway.store.tables import Event, Generation, Instance, Refusal, Study, WorkItem
 
 # Study states, in the order in which a study passes through them.
 RECEIVED = "received"
@@ -105,6 +105,18 @@ def lock_study(connection: Connection, study_id: int) -> None:
     connection.execute(select(Study.id).where(Study.id == study_id).with_for_update(key_share=True))
 
 
+def _without_generation(connection: Connection, study_id: int) -> str:
+    """Return why a study whose instances are none of ours to analyse is in the record."""
+    prior = connection.execute(
+        select(Instance.id)
+        .where(Instance.study_id == study_id, Instance.disposition == "prior")
+        .limit(1)
+    ).first()
+    if prior is None:
+        return ""
+    return "only earlier images, fetched for comparison with a newer study; not analysed"
+
+
 def refresh_study(connection: Connection, study_id: int, at: dt.datetime) -> str:
     """Bring a study's stored state in line with its generations and work items; return it."""
     # Two work items that end at once would each see the other one as unfinished.
@@ -131,7 +143,7 @@ def refresh_study(connection: Connection, study_id: int, at: dt.datetime) -> str
             .order_by(Refusal.id.desc())
             .limit(1)
         ).scalar()
-        reason = refusal or reason
+        reason = refusal or _without_generation(connection, study_id) or reason
     changed = connection.execute(
         update(Study)
         .where(Study.id == study_id, Study.state != state)

@@ -18,6 +18,26 @@ class InstanceRow:
     path: str
     """Relative to the spool."""
     size_bytes: int
+    tracking_uid: str = ""
+    """Tracking UID; empty where the source does not track the lesion."""
+    tracking_id_sha256: str = ""
+    """Digest of Tracking ID."""
+    body_site: str = ""
+    """Scheme, code value and laterality of the anatomic region."""
+    acquired_at: str = ""
+    """``YYYYMMDDHHMMSS`` by the device's clock, of the study where the image has no date."""
+    has_earlier: bool = False
+    """Whether the record holds an earlier image of the same patient at the body site."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierImage:
+    """An image that the record holds of the same lesion, or of its site, at an earlier time."""
+
+    instance: InstanceRow
+    study_instance_uid: str
+    linkage: str
+    """``tracking_uid``, ``tracking_id`` or ``body_site``; the last makes a candidate only."""
 
 
 @dataclass(frozen=True, kw_only=True)
