@@ -7,8 +7,43 @@ as those were. On another hospital's images the promise does not hold; its cover
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
+
+Method = Literal["lac", "aps"]
+"""``lac``: least ambiguous sets (Sadinle et al. 2019); ``aps``: adaptive sets (Romano et al.
+2020)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConformalSpec:
+    """How a model's sets of labels are made, and what they promise; part of a manifest."""
+
+    method: Method
+    """What makes a label strange."""
+    coverage: float
+    """Promised share of sets that hold the true label, in (0, 1)."""
+    thresholds: dict[str, float]
+    """Label -> strangeness in [0, 1] up to which it is in the set."""
+    largest_set: int
+    """A set of more labels says too little, and the lesion is referred."""
+    calibration: str
+    """What the threshold was fitted on."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no set can be made with."""
+        if (
+            not 0 < self.coverage < 1
+            or not self.thresholds
+            or not all(0 <= value <= 1 for value in self.thresholds.values())
+            or self.largest_set < 1
+            or not self.calibration.strip()
+        ):
+            raise ValueError("impossible coverage, thresholds, largest_set or calibration")
 
 
 def _label_scores(probabilities: NDArray[np.floating], method: str) -> NDArray[np.float64]:
@@ -98,6 +133,71 @@ def conformal_sets(
     is_in = _label_scores(probabilities, method) <= threshold
     is_in[np.arange(len(is_in)), np.argmax(probabilities, axis=1)] = True
     return is_in
+
+
+def fit_by_group(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    groups_of_labels: Sequence[Sequence[int]],
+    *,
+    coverage: float,
+    method: Method,
+) -> NDArray[np.float64]:
+    """Thresholds with the promised coverage within each group of labels.
+
+    One threshold for all labels promises its coverage for all images taken together, which a
+    majority of easy benign ones can carry alone; a threshold for each group promises it for the
+    malignant images too.
+
+    Parameters
+    ----------
+    probabilities
+        (B, C) of calibration images.
+    labels
+        (B,) label numbers.
+    groups_of_labels
+        Label numbers of each group; together every label once.
+
+    Returns
+    -------
+    ndarray
+        (C,), at most 1: the scores of both methods are.
+
+    References
+    ----------
+    Vovk, Machine Learning 92, 2013, section 3 (label-conditional validity).
+    """
+    scores = conformal_scores(probabilities, labels, method)
+    thresholds = np.empty(np.shape(probabilities)[1])
+    for group in groups_of_labels:
+        own = scores[np.isin(labels, group)]
+        thresholds[list(group)] = min(conformal_threshold(own, coverage), 1.0)
+    return thresholds
+
+
+def label_set(
+    probabilities: NDArray[np.floating], thresholds: NDArray[np.floating], method: Method
+) -> tuple[int, ...]:
+    """Label numbers of one image's set, most probable first; empty when none fits.
+
+    Unlike in ``conformal_sets`` the most probable label is not forced in: an empty set says that
+    no label is as probable as true ones are.
+
+    Parameters
+    ----------
+    probabilities
+        (C,) summing to 1.
+    thresholds
+        (C,) strangeness up to which each label is in the set.
+
+    Examples
+    --------
+    >>> label_set(np.array([0.1, 0.35, 0.55]), np.array([0.7, 0.7, 0.5]), "lac")
+    (2, 1)
+    """
+    scores = _label_scores(np.asarray(probabilities)[None], method)[0]
+    order = np.argsort(-np.asarray(probabilities), kind="stable")
+    return tuple(int(label) for label in order if scores[label] <= thresholds[label])
 
 
 def referral_curve(

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.calibration import calibrate
+from models.conformal import ConformalSpec, label_set
 from models.errors import OutputError
 from models.manifest import InputSpec, Manifest
-from models.results import ImageQuality, LabelProbability, LesionRegion
+from models.quality import Reason, Remark
+from models.results import (
+    ImageAssessment,
+    ImageQuality,
+    LabelProbability,
+    LabelSet,
+    LesionRegion,
+    LesionStatement,
+)
 from models.segmentation import find_lesion
 from models.shapes import BackboneShape, DiagnosisShape, EfficientNetLiteShape
 
-OUT_OF_DISTRIBUTION = "image unlike the images the model was trained on"
-FAR_FROM_TRAINING = "image unlike most of the images the model was trained on"
 REFUSAL_FACTOR = 1.25
 """Times the manifest's threshold from which an image is not assessed; between the two it is warned.
 
@@ -26,7 +33,6 @@ dermoscopic images of other hospitals: too many to refuse. At 1.25 times it (wei
 275 images of HAM10000, ISIC UDA-1, PH2 and ISIC 2017 is refused, and about nine in ten H&E tiles
 and all noise are.
 """
-NO_LESION = "no lesion could be outlined"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +70,8 @@ class DiagnosisManifest(Manifest):
     of it (``REFUSAL_FACTOR``)."""
     ood_threshold_meaning: str
     """What the threshold was chosen for."""
+    conformal: ConformalSpec | None = None
+    """Sets of labels with a promised coverage; None: none were fitted, and reports give none."""
 
     def shape(self) -> DiagnosisShape:
         """Return the shape of the network."""
@@ -91,6 +99,13 @@ class DiagnosisManifest(Manifest):
             "lesion_threshold": lambda: 0 < self.lesion_threshold < 1,
             "operating_point": lambda: 0 < self.operating_point < 1,
             "ood_threshold": lambda: 0 < self.ood_threshold < math.inf,
+            "conformal": lambda: (
+                self.conformal is None
+                or (
+                    self.conformal.largest_set < len(labels)
+                    and set(self.conformal.thresholds) == set(labels)
+                )
+            ),
         }
 
     def _has_shape(self) -> bool:
@@ -116,6 +131,8 @@ class Interpretation:
     """Malignancy at or above the operating point; None when not assessed."""
     region: LesionRegion | None = None
     """The lesion; None when not assessed or not found."""
+    label_set: LabelSet | None = None
+    """The diagnoses that the lesion may be; None when not assessed or the model has no sets."""
 
 
 def interpret(
@@ -161,13 +178,29 @@ def interpret(
     differential, malignancy = rank_labels(logits, manifest)
     region = find_lesion(lesion_prob, shape, manifest.lesion_threshold)
     if region is None:
-        quality = ImageQuality(warnings=(*quality.warnings, NO_LESION))
+        quality = ImageQuality(warnings=(*quality.warnings, Remark.NO_LESION))
     return Interpretation(
         quality=quality,
         differential=differential,
         malignancy_prob=malignancy,
         is_suspicious=malignancy >= manifest.operating_point,
         region=region,
+        label_set=_label_set(logits, manifest),
+    )
+
+
+def _label_set(logits: NDArray[np.floating], manifest: DiagnosisManifest) -> LabelSet | None:
+    """Return the labels of the promised coverage, and whether they are too many or none."""
+    spec = manifest.conformal
+    if spec is None:
+        return None
+    names = tuple(manifest.labels)
+    thresholds = np.array([spec.thresholds[name] for name in names])
+    numbers = label_set(calibrate(logits, manifest.temperature), thresholds, spec.method)
+    return LabelSet(
+        labels=tuple(names[number] for number in numbers),
+        coverage=spec.coverage,
+        largest=spec.largest_set,
     )
 
 
@@ -175,11 +208,11 @@ def _add_distance(quality: ImageQuality, ood_score: float, threshold: float) -> 
     """Say of an image far from the training data that it is, or refuse it."""
     if ood_score > REFUSAL_FACTOR * threshold:
         return ImageQuality(
-            reasons=(*quality.reasons, OUT_OF_DISTRIBUTION), warnings=quality.warnings
+            reasons=(*quality.reasons, Reason.OUT_OF_DISTRIBUTION), warnings=quality.warnings
         )
     if ood_score > threshold:
         return ImageQuality(
-            reasons=quality.reasons, warnings=(*quality.warnings, FAR_FROM_TRAINING)
+            reasons=quality.reasons, warnings=(*quality.warnings, Remark.FAR_FROM_TRAINING)
         )
     return quality
 
@@ -199,6 +232,33 @@ def rank_labels(
     malignancy = sum(x.probability for x in lines if x.label in manifest.malignant_labels)
     lines.sort(key=lambda line: -line.probability)
     return tuple(lines), min(malignancy, 1.0)
+
+
+def state_lesions(images: Sequence[ImageAssessment]) -> tuple[LesionStatement, ...]:
+    """State for each lesion that several images show which of them stands for it.
+
+    Only assessed images can. A dermoscopic image goes before a clinical one, since the model is
+    made for dermoscopic images; among images of one kind the one of the highest malignancy
+    stands, so that no suspicion is averaged away. The other images are seen beside it.
+    """
+    by_lesion: dict[str, list[ImageAssessment]] = {}
+    for image in images:
+        if image.lesion:
+            by_lesion.setdefault(image.lesion, []).append(image)
+    return tuple(_state_lesion(own) for own in by_lesion.values() if len(own) > 1)
+
+
+def _state_lesion(images: Sequence[ImageAssessment]) -> LesionStatement:
+    assessed = [image for image in images if image.is_assessed]
+    best = max(
+        assessed,
+        key=lambda image: (image.is_dermoscopic, image.malignancy_prob or 0.0),
+        default=None,
+    )
+    return LesionStatement(
+        images=tuple(image.sop_instance_uid for image in images),
+        deciding=None if best is None else best.sop_instance_uid,
+    )
 
 
 def _check_outputs(

@@ -8,6 +8,7 @@ melanoma, ISIC 2017, PH2, PAD-UFES-20), of which none is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import cv2
 import numpy as np
@@ -47,6 +48,35 @@ MIN_CHROMA = 5.0
 MAX_GREEN_EXCESS, MAX_BLUE_EXCESS = 10.0, 50.0
 """Green over the next channel, and blue over red, in grey levels of the mean colour. Skin is
 reddest: real images stay below 2 for green; 1 in 300 exceeds 50 for blue."""
+
+UNREADABLE = "the image could not be read"
+"""How the reason begins when the pixel data cannot be decoded; what follows says why."""
+
+
+class Reason(StrEnum):
+    """What forbids an assessment, in words; reports have a code for each."""
+
+    TOO_SMALL = f"image too small (shorter side under {MIN_SIDE_PX} pixels)"
+    STRIP = "image far longer than wide"
+    BLACK = "image almost entirely black"
+    OVEREXPOSED = "image almost entirely overexposed"
+    UNIFORM = "image almost uniform"
+    BLURRED = "image extremely blurred"
+    OUT_OF_DISTRIBUTION = "image unlike the images the model was trained on"
+
+
+class Remark(StrEnum):
+    """What is worth saying and forbids nothing, in words; reports have a code for each."""
+
+    LOW_RESOLUTION = "low resolution"
+    SOFT_FOCUS = "soft focus"
+    DARK_AREA = "large dark area"
+    OVEREXPOSED_AREA = "large overexposed area"
+    NO_COLOUR = "almost no colour"
+    COLOUR_CAST = "strong colour cast"
+    FAR_FROM_TRAINING = "image unlike most of the images the model was trained on"
+    NO_LESION = "no lesion could be outlined"
+    NOT_DERMOSCOPIC = "not marked as dermoscopic; the model is made for dermoscopic images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +123,9 @@ def assess_quality(image: NDArray[np.uint8]) -> ImageQuality:
     check_image(image)
     shorter, longer = sorted(image.shape[:2])
     if shorter < MIN_SIDE_PX:
-        return ImageQuality(reasons=(f"image too small (shorter side under {MIN_SIDE_PX} pixels)",))
+        return ImageQuality(reasons=(Reason.TOO_SMALL,))
     if longer > MAX_ASPECT * shorter:
-        return ImageQuality(reasons=("image far longer than wide",))
+        return ImageQuality(reasons=(Reason.STRIP,))
     measures = measure_quality(image)
     reasons = _reasons(measures)
     if reasons:
@@ -145,13 +175,13 @@ def _gradient(grey: cv2.typing.MatLike) -> float:
 def _reasons(measures: QualityMeasures) -> tuple[str, ...]:
     """Why the image cannot be assessed; one reason, since each implies the ones after it."""
     if measures.black_share > MAX_BLACK:
-        return ("image almost entirely black",)
+        return (Reason.BLACK,)
     if measures.white_share > MAX_WHITE:
-        return ("image almost entirely overexposed",)
+        return (Reason.OVEREXPOSED,)
     if measures.grey_range < MIN_RANGE:
-        return ("image almost uniform",)
+        return (Reason.UNIFORM,)
     if measures.gradient_kept > MAX_GRADIENT_KEPT:
-        return ("image extremely blurred",)
+        return (Reason.BLURRED,)
     return ()
 
 
@@ -159,11 +189,11 @@ def _warnings(measures: QualityMeasures, shorter: int) -> tuple[str, ...]:
     red, green, blue = measures.mean_colour
     has_cast = green - max(red, blue) > MAX_GREEN_EXCESS or blue - red > MAX_BLUE_EXCESS
     remarks = {
-        "low resolution": shorter < LOW_RESOLUTION_PX,
-        "soft focus": measures.gradient_kept > SOFT_GRADIENT_KEPT,
-        "large dark area": measures.black_share > NOTABLE_BLACK,
-        "large overexposed area": measures.white_share > NOTABLE_WHITE,
-        "almost no colour": measures.chroma < MIN_CHROMA,
-        "strong colour cast": has_cast,
+        Remark.LOW_RESOLUTION: shorter < LOW_RESOLUTION_PX,
+        Remark.SOFT_FOCUS: measures.gradient_kept > SOFT_GRADIENT_KEPT,
+        Remark.DARK_AREA: measures.black_share > NOTABLE_BLACK,
+        Remark.OVEREXPOSED_AREA: measures.white_share > NOTABLE_WHITE,
+        Remark.NO_COLOUR: measures.chroma < MIN_CHROMA,
+        Remark.COLOUR_CAST: has_cast,
     }
     return tuple(text for text, applies in remarks.items() if applies)

@@ -76,6 +76,23 @@ class LesionRegion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelSet:
+    """The diagnoses that a lesion may be, with a promised coverage, or a referral."""
+
+    labels: tuple[str, ...]
+    """Most probable first; empty when no label is as probable as true ones are."""
+    coverage: float
+    """Promised share of such sets that hold the true label, in (0, 1)."""
+    largest: int
+    """A set of more labels says too little."""
+
+    @property
+    def is_referred(self) -> bool:
+        """True when the set is empty or too large: a person must decide without it."""
+        return not 0 < len(self.labels) <= self.largest
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageAssessment:
     """The diagnosis of one image, or the reason why there is none."""
 
@@ -92,6 +109,27 @@ class ImageAssessment:
     """Malignancy at or above the manifest's operating point; None when not assessed."""
     region: LesionRegion | None = None
     """The lesion; None when not assessed or no lesion was found."""
+    label_set: LabelSet | None = None
+    """The diagnoses that the lesion may be; None when not assessed or the model has no sets."""
+    is_dermoscopic: bool = True
+    """False for a photograph that its header does not mark as dermoscopic."""
+    lesion: str = ""
+    """What tells the lesion over images (Tracking UID); empty where the source does not say."""
+
+    @property
+    def is_assessed(self) -> bool:
+        """True when there is a differential."""
+        return bool(self.differential)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LesionStatement:
+    """What is said of one lesion that several images of the study show."""
+
+    images: tuple[str, ...]
+    """SOP Instance UIDs of its images, at least two, in the order of the result."""
+    deciding: str | None
+    """The image whose assessment stands for the lesion; None when none was assessed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +146,8 @@ class DiagnosisResult:
     operating_point_meaning: str
     """What the threshold was chosen for, e.g. ``sensitivity 0.90 on validation lesions``."""
     images: tuple[ImageAssessment, ...] = field(default=())
+    lesions: tuple[LesionStatement, ...] = ()
+    """The lesions that several images show."""
 
     @property
     def reasons(self) -> tuple[str, ...]:

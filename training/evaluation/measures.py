@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.calibration import brier_score, calibrate, expected_calibration_error
+from models.conformal import label_set
 from models.diagnosis import DiagnosisManifest
 from models.manifest import HeldOutFigure
 from models.metrics import Figure, balanced_accuracy, binary_auroc, bootstrap, macro_auroc
@@ -34,6 +35,11 @@ SHORT_NAMES = {
     "Brier score": "brier",
     "sensitivity for malignant at the operating point": "sensitivity",
     "specificity for malignant at the operating point": "specificity",
+    "coverage of the label sets": "set_coverage",
+    "coverage of the label sets, malignant": "set_coverage_malignant",
+    "coverage of the label sets, benign": "set_coverage_benign",
+    "labels in a set": "set_size",
+    "share referred for their label set": "set_referred",
     "Jaccard of the lesion": "jaccard",
     "Dice": "dice",
     "share called out of distribution": "ood_share",
@@ -110,7 +116,9 @@ def measure(
     groups = group_names(cohort)
     figures = []
     if any(row.label for row in cohort.rows):
-        for metric, statistic in label_statistics(judge(answers, cohort, manifest)):
+        judged = judge(answers, cohort, manifest)
+        of_sets = set_statistics(judged, manifest)
+        for metric, statistic in (*label_statistics(judged), *of_sets):
             figures.append((metric, groups, bootstrap(statistic, groups)))
     known = np.isfinite(answers.jaccard)
     for metric, values in (("Jaccard of the lesion", answers.jaccard), ("Dice", answers.dice)):
@@ -200,3 +208,34 @@ def all_statistics(judged: Judged) -> list[tuple[str, Statistic]]:
     if MELANOMA in judged.names:
         statistics.insert(1, ("melanoma AUROC", of_melanoma))
     return statistics
+
+
+def set_statistics(judged: Judged, manifest: DiagnosisManifest) -> list[tuple[str, Statistic]]:
+    """Name and statistic of each figure of the label sets, as far as these labels define it.
+
+    Empty where the model has no sets.
+    """
+    spec = manifest.conformal
+    if spec is None:
+        return []
+    names, labels = judged.names, judged.labels
+    thresholds = np.array([spec.thresholds[name] for name in names])
+    sets = [label_set(row, thresholds, spec.method) for row in judged.probabilities]
+    size = np.array([len(found) for found in sets], float)
+    holds = np.array([label in found for label, found in zip(labels, sets, strict=True)], float)
+
+    def coverage(kept: NDArray[np.bool_]) -> Statistic:
+        return lambda sample: (
+            float(holds[sample][kept[sample]].mean()) if kept[sample].any() else float("nan")
+        )
+
+    referred = ((size == 0) | (size > spec.largest_set)).astype(float)
+    everything = np.arange(len(labels))
+    statistics: list[tuple[str, Statistic]] = [
+        ("coverage of the label sets", mean_of(holds)),
+        ("coverage of the label sets, malignant", coverage(judged.is_malignant)),
+        ("coverage of the label sets, benign", coverage(~judged.is_malignant)),
+        ("labels in a set", mean_of(size)),
+        ("share referred for their label set", mean_of(referred)),
+    ]
+    return [(name, of) for name, of in statistics if np.isfinite(of(everything))]

@@ -20,6 +20,7 @@ from sklearn.covariance import ledoit_wolf
 
 from models.architectures.diagnosis import DiagnosisNetwork, ServedDiagnosis
 from models.calibration import calibrate, fit_temperature
+from models.conformal import ConformalSpec, Method, fit_by_group
 from models.diagnosis import ArchitectureSpec, DiagnosisManifest
 from models.manifest import HeldOutFigure, InputSpec
 from models.preprocessing import FRAMING, INPUT_SIZE, INTERPOLATION, MEAN, STD
@@ -44,6 +45,9 @@ LABEL_NAMES = {
 SENSITIVITY = 0.90  # sought on validation lesions; a miss costs more than a second look
 OOD_QUANTILE = 0.99
 LESION_THRESHOLD = 0.5
+SET_METHOD: Method = "lac"  # sets of 1.6 labels on validation images; "aps" needs 2.5
+SET_COVERAGE = 0.90
+LARGEST_SET = 3  # of seven labels; more of them tell a reader nothing
 HEADLINES = ("macro one-versus-rest AUROC", "melanoma AUROC", "Jaccard of the lesion")
 MAX_BATCH_SIZE = 32
 
@@ -139,6 +143,7 @@ def build_manifest(
     labels: tuple[str, ...],
     weights: bytes,
     thresholds: Mapping[str, float],
+    conformal: ConformalSpec,
     provenance: Provenance,
     figures: tuple[HeldOutFigure, ...],
 ) -> DiagnosisManifest:
@@ -169,6 +174,7 @@ def build_manifest(
         operating_point_meaning=f"sensitivity {SENSITIVITY:.2f} for malignant validation images",
         ood_threshold=thresholds["ood_threshold"],
         ood_threshold_meaning=f"{OOD_QUANTILE:.0%} of the validation images lie below it",
+        conformal=conformal,
         data=DATA,
         licence=LICENCE,
         citation=CITATION,
@@ -195,6 +201,35 @@ def fit_thresholds(
         "operating_point": operating_point(malignancy, is_malignant, SENSITIVITY),
         "ood_threshold": round(float(np.quantile(answers.ood_score, OOD_QUANTILE)), 3),
     }
+
+
+def fit_conformal(
+    answers: Answers, cohort: Cohort, labels: tuple[str, ...], temperature: float
+) -> ConformalSpec:
+    """Sets of labels that promise their coverage for malignant and for benign images.
+
+    Every validation image counts, as for the other thresholds: reports speak of images. Images of
+    one lesion resemble each other, so the threshold is less certain than their number says.
+    """
+    names = label_numbers(cohort, labels)
+    is_malignant = [label in MALIGNANT_LABELS for label in labels]
+    groups = [[i for i, x in enumerate(is_malignant) if x is kind] for kind in (True, False)]
+    thresholds = fit_by_group(
+        calibrate(answers.logits, temperature),
+        names,
+        groups,
+        coverage=SET_COVERAGE,
+        method=SET_METHOD,
+    )
+    # Rounded up, so that the image it was taken from stays covered.
+    rounded = np.minimum(np.ceil(thresholds * 1e4) / 1e4, 1.0)
+    return ConformalSpec(
+        method=SET_METHOD,
+        coverage=SET_COVERAGE,
+        thresholds={name: float(value) for name, value in zip(labels, rounded, strict=True)},
+        largest_set=min(LARGEST_SET, len(labels) - 1),
+        calibration=f"{len(names)} validation images, malignant and benign labels apart",
+    )
 
 
 def tensor_specs(
@@ -272,6 +307,9 @@ def export(
         labels=settings.labels,
         weights=weights,
         thresholds=thresholds,
+        conformal=fit_conformal(
+            validation, splits.validation, settings.labels, thresholds["temperature"]
+        ),
         provenance=provenance,
         figures=(),
     )

@@ -3,15 +3,13 @@ import pytest
 from manifests import manifest
 
 from models.diagnosis import (
-    FAR_FROM_TRAINING,
-    NO_LESION,
-    OUT_OF_DISTRIBUTION,
     REFUSAL_FACTOR,
     Interpretation,
     interpret,
     rank_labels,
 )
 from models.errors import OutputError
+from models.quality import Reason, Remark
 from models.results import ImageQuality
 
 
@@ -62,7 +60,7 @@ def test_equal_probabilities_keep_the_order_of_the_manifest() -> None:
 def test_an_image_unlike_the_training_data_is_not_assessed() -> None:
     assert interpreted(ood_score=10.0 * REFUSAL_FACTOR).quality.is_assessable
     found = interpreted(ood_score=10.01 * REFUSAL_FACTOR)
-    assert found.quality.reasons == (OUT_OF_DISTRIBUTION,)
+    assert found.quality.reasons == (Reason.OUT_OF_DISTRIBUTION,)
     assert found.quality.warnings == ("soft focus",)
     assert found.differential == ()
     assert found.malignancy_prob is None
@@ -71,9 +69,9 @@ def test_an_image_unlike_the_training_data_is_not_assessed() -> None:
 
 
 def test_an_image_unlike_most_of_the_training_data_is_assessed_with_a_warning() -> None:
-    assert FAR_FROM_TRAINING not in interpreted(ood_score=10.0).quality.warnings
+    assert Remark.FAR_FROM_TRAINING not in interpreted(ood_score=10.0).quality.warnings
     found = interpreted(ood_score=10.01)
-    assert found.quality.warnings == ("soft focus", FAR_FROM_TRAINING)
+    assert found.quality.warnings == ("soft focus", Remark.FAR_FROM_TRAINING)
     assert found.differential == interpreted(ood_score=10.0).differential != ()
 
 
@@ -83,13 +81,13 @@ def test_bad_quality_stays_the_first_reason() -> None:
     assert found.quality == quality
     assert found.differential == ()
     both = interpreted(quality=quality, ood_score=99.0)
-    assert both.quality.reasons == ("image almost uniform", OUT_OF_DISTRIBUTION)
+    assert both.quality.reasons == ("image almost uniform", Reason.OUT_OF_DISTRIBUTION)
 
 
 def test_no_lesion_is_a_remark_beside_the_differential() -> None:
     found = interpreted(lesion_prob=np.zeros((64, 64), np.uint8))
     assert found.region is None
-    assert NO_LESION in found.quality.warnings
+    assert Remark.NO_LESION in found.quality.warnings
     assert len(found.differential) == 3
 
 
