@@ -30,6 +30,7 @@ from models.tbp.lesions import (
     grade_photodamage,
 )
 from models.tbp.measurements import LOCATIONS, NAMES, MeasurementTable, column_number
+from models.tbp.remarks import Remark
 
 MIN_SKIN_FRACTION = 0.33
 """Tiles with less skin are not graded for photodamage (PanDerm, methods, "Photodamage")."""
@@ -131,8 +132,8 @@ class PatientScreening:
     photodamage: Photodamage
     ugly_duckling_cutoff: float | None
     """Distance from which a lesion is an outlier; None when there were too few lesions."""
-    remarks: tuple[str, ...]
-    """Readable: what was not assessed or not applied, and for how many lesions."""
+    remarks: tuple[Remark, ...]
+    """What was not assessed or not applied, and for how many lesions."""
 
 
 def screen_patient(
@@ -281,24 +282,48 @@ def _remarks(
     ducklings: UglyDucklings,
     not_applied: dict[str, int],
     manifest: TbpManifest,
-) -> tuple[str, ...]:
-    remarks = list(table.remarks)
+) -> tuple[Remark, ...]:
+    remarks = [Remark(code="SCALE", text=text) for text in table.remarks]
+    remarks += _about_values(table)
+
+    def add(code: str, text: str) -> None:
+        remarks.append(Remark(code=code, text=text))
+
     without_tile = int(np.isnan(answers.risk[kept]).sum())
     if without_tile:
-        remarks.append(f"{without_tile} lesions without a tile: measurements only")
+        add("NO_TILE", f"{without_tile} lesions without a tile: measurements only")
     unjudged = int(np.isnan(trees[kept]).sum())
     if unjudged:
-        remarks.append(f"{unjudged} lesions lack a measurement that the trees need: image only")
+        add("LACKS_VALUE", f"{unjudged} lesions lack a measurement that the trees need: image only")
     optional = [name for name in manifest.optional_measurements if name in table.absent]
-    if optional:
-        remarks.append(f"measurements not delivered, the trees did without: {', '.join(optional)}")
-    if not ducklings.is_assessed:
-        remarks.append(
-            "ugly duckling not assessed: fewer than "
-            f"{manifest.ugly_duckling.min_lesions} lesions with a tile"
+    if optional and len(table.absent) < len(NAMES):
+        add(
+            "NOT_DELIVERED",
+            f"measurements not delivered, the trees did without: {', '.join(optional)}",
         )
-    remarks += [
-        f"filter {name} not applied to {lesions} lesions without the value"
-        for name, lesions in not_applied.items()
-    ]
+    if not ducklings.is_assessed:
+        add(
+            "FEW_LESIONS",
+            "ugly duckling not assessed: fewer than "
+            f"{manifest.ugly_duckling.min_lesions} lesions with a tile",
+        )
+    for name, lesions in not_applied.items():
+        text = f"filter {name} not applied to {lesions} lesions without the value"
+        add("FILTER_SKIPPED", text)
     return tuple(remarks)
+
+
+def _about_values(table: MeasurementTable) -> list[Remark]:
+    """Values that were there and could not be used; what is merely missing is told elsewhere."""
+    bad = Counter(
+        problem.name
+        for problems in table.problems
+        for problem in problems
+        if problem.problem != "missing"
+    )
+    if not bad:
+        return []
+    worst = ", ".join(f"{name} ({times})" for name, times in bad.most_common(5))
+    more = f" and {len(bad) - 5} others" if len(bad) > 5 else ""
+    text = f"{sum(bad.values())} impossible values were not used: {worst}{more}"
+    return [Remark(code="BAD_VALUE", text=text)]

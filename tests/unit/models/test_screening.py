@@ -73,7 +73,7 @@ def test_a_lesion_that_lacks_a_needed_measurement_is_judged_by_its_tile_only() -
     assert (first.lesion_id, first.reasons) == ("L2", ("risk",))
     assert first.trees_prob is None
     assert first.missing == ("stdL",)
-    assert any("1 lesions lack a measurement" in remark for remark in found.remarks)
+    assert any("1 lesions lack a measurement" in remark.text for remark in found.remarks)
 
 
 def test_an_optional_measurement_may_be_absent_and_that_is_said() -> None:
@@ -82,7 +82,7 @@ def test_an_optional_measurement_may_be_absent_and_that_is_said() -> None:
         del row["dnn_lesion_confidence"]
     found = screen_patient(IDS, read_measurements(rows), answers(trees_1=0.9), tbp_manifest())
     assert found.lesions[0].reasons == ("measurements",)
-    text = " ".join(found.remarks)
+    text = " ".join(remark.text for remark in found.remarks)
     assert "trees did without: dnn_lesion_confidence" in text
     assert "filter dnn_lesion_confidence not applied to 12 lesions" in text
 
@@ -108,7 +108,7 @@ def test_few_lesions_have_no_ugly_duckling() -> None:
     found = screen_patient(IDS, table(), answers(embeddings_5=np.full(6, 40.0)), manifest)
     assert found.ugly_duckling_cutoff is None
     assert found.flagged == 0
-    assert any("ugly duckling not assessed" in remark for remark in found.remarks)
+    assert any("ugly duckling not assessed" in remark.text for remark in found.remarks)
 
 
 def test_one_lesion_and_none_are_possible() -> None:
