@@ -1,0 +1,1 @@
+"""Slides: from the instances of a study to what is said of each slide."""
