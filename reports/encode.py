@@ -9,9 +9,11 @@ from __future__ import annotations
 from functools import singledispatch
 
 from models.results import DiagnosisResult
+from models.slide.result import SlideResult
 from reports.context import PredecessorReport, ReportContext, ReportObject, SourceImage
 from reports.diagnosis.encode import encode_diagnosis
 from reports.errors import UnsupportedResultError
+from reports.slide.encode import encode_slides
 
 __all__ = ["PredecessorReport", "ReportContext", "ReportObject", "SourceImage", "encode"]
 
@@ -43,3 +45,4 @@ def encode(result: object, context: ReportContext) -> list[ReportObject]:
 
 
 encode.register(DiagnosisResult, encode_diagnosis)
+encode.register(SlideResult, encode_slides)

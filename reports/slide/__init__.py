@@ -1,0 +1,1 @@
+"""Slides: `SlideResult` as SR, Segmentation, Parametric Map and picture."""
