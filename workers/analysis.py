@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from reports.context import SourceImage
 from workers.encoding import Encoder
 from workers.errors import RegistryError
 from workers.ports import Checkpoint, InferenceClient, InstanceSource, Scratch, ServedModel
+from workers.slide.source import NoSlides, SlideSource
 from workers.study import Study
 
 
@@ -65,6 +66,8 @@ class Tools:
     """Keeps large arrays."""
     checkpoint: Checkpoint
     """To be called between two parts of the work, at least every few seconds."""
+    slides: SlideSource = field(default_factory=NoSlides)
+    """Received whole-slide instances as slides."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from workers.adapters.documents import SpoolDocuments
 from workers.adapters.embeddings import EmbeddingFile
 from workers.adapters.files import ResultsFolder
 from workers.adapters.instances import SpoolInstances
+from workers.adapters.slides import SpoolSlides
 from workers.adapters.triton import TritonModels
 from workers.analysis import Registry, load_registry
 from workers.delivery import Courier
@@ -73,6 +74,7 @@ def build_services(settings: Settings) -> Services:
         delivery_max_backoff_s=settings.delivery.max_backoff_s,
         owner=f"{socket.gethostname()}:{os.getpid()}",
         software_version=software_version(),
+        slides=SpoolSlides(settings.store.spool_folder),
     )
 
 

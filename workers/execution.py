@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from workers.ports import (
 )
 from workers.routing import decide, explain_no_match
 from workers.settings import WorkerSettings
+from workers.slide.source import NoSlides, SlideSource
 from workers.study import Study
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Services:
     owner: str
     """Names this process in the timeline."""
     software_version: str
+    slides: SlideSource = field(default_factory=NoSlides)
 
 
 def route(services: Services, generation_id: int) -> None:
@@ -192,6 +194,7 @@ def _analyse(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:
                 embeddings=services.embeddings,
                 software_version=services.software_version,
                 allows_demonstration=services.settings.demonstration_models,
+                slides=services.slides,
             ),
             heartbeat.check,
         )

@@ -7,7 +7,7 @@ Pure over its ports, and the same for every analysis; what is done to a study st
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.store.values import Claim, NewObject
@@ -26,6 +26,7 @@ from workers.ports import (
     Scratch,
     ServedModel,
 )
+from workers.slide.source import NoSlides, SlideSource
 from workers.study import Study
 
 
@@ -43,6 +44,7 @@ class Ports:
     software_version: str
     allows_demonstration: bool = False
     """Whether models without real evidence may answer."""
+    slides: SlideSource = field(default_factory=NoSlides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,7 @@ def analyse(claim: Claim, analysis: Analysis, ports: Ports, checkpoint: Checkpoi
             source=ports.source,
             scratch=ports.scratch,
             checkpoint=checkpoint,
+            slides=ports.slides,
         ),
     )
     _check_same_model(served, analysis, ports.inference)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from models.slide.reading import SlideReader
+from workers.errors import Undecodable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +90,15 @@ class SlideSource(Protocol):
         InstanceMissing, StorageUnavailable
             A file is gone, or the disk does not answer.
         """
+
+
+class NoSlides:
+    """A source without slides, for analyses of photographs; implements ``SlideSource``."""
+
+    def find(self, paths: Sequence[str]) -> FoundSlides:
+        """Find nothing."""
+        return FoundSlides(slides=())
+
+    def open(self, found: FoundSlide) -> Slide:
+        """Refuse: there is nothing to open."""
+        raise Undecodable("there is no source of slides here")
