@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.errors import OutputError
 from models.manifest import Manifest
+from models.prognosis.reasons import Obstacle, Reason
 
 _STAGE = re.compile(
     r"(?:AJCC\s+)?(?:(?:PATHOLOGIC(?:AL)?|CLINICAL)\s+)?(?:STAGE\s+)?(0|IV|I{1,3})([A-D]?)"
@@ -213,8 +214,8 @@ class CodedPatient:
 class NotAssessed:
     """A patient of whom the model says nothing, and why."""
 
-    reasons: tuple[str, ...]
-    """Readable, at least one; they name covariates, never a patient's value."""
+    reasons: tuple[Reason, ...]
+    """At least one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,8 +267,8 @@ def code_patient(
     warnings: list[str] = []
     coded = []
     for spec in manifest.covariates:
-        found = _read(given.get(spec.name), spec)
-        if isinstance(found, str):
+        found = read_covariate(given.get(spec.name), spec)
+        if isinstance(found, Reason):
             reasons.append(found)
             continue
         if not spec.observed_low <= found <= spec.observed_high:
@@ -287,45 +288,56 @@ def _split_stage(text: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
-def _stage_reasons(stage: str | None, manifest: PrognosisManifest) -> list[str]:
+def _stage_reasons(stage: str | None, manifest: PrognosisManifest) -> list[Reason]:
     scope = f"the model applies to stage {' and '.join(manifest.stages)}"
     if stage is None or not stage.strip():
-        return [f"the stage is not stated; {scope}"]
-    found = _split_stage(stage)
-    if found is None:
-        return [f"the stage cannot be read; {scope}"]
-    return [] if found[0] in manifest.stages else [f"stage {found[0]} is out of scope; {scope}"]
+        kind, text = Obstacle.STAGE_MISSING, "the stage is not stated"
+    elif (found := _split_stage(stage)) is None:
+        kind, text = Obstacle.STAGE_UNREADABLE, "the stage cannot be read"
+    elif found[0] not in manifest.stages:
+        kind, text = Obstacle.STAGE_OUT_OF_SCOPE, f"stage {found[0]} is out of scope"
+    else:
+        return []
+    return [Reason(kind=kind, text=f"{text}; {scope}")]
 
 
-def _read(value: Given, spec: CovariateSpec) -> float | str:
-    """Value in the unit of the covariate, or the reason why there is none."""
+def read_covariate(value: Given, spec: CovariateSpec) -> float | Reason:
+    """Value in the unit of the covariate, or the number of a choice, or why there is none.
+
+    A plain number is taken to be in the unit of the covariate.
+    """
     if value is None or value == "":
-        return f"{spec.meaning} is missing"
+        return Reason(kind=Obstacle.MISSING, text=f"{spec.meaning} is missing")
     if spec.choices:
         return _read_choice(value, spec)
     if isinstance(value, Quantity):
         factor = _IN_UNIT.get(spec.unit, {spec.unit: 1.0}).get(value.unit)
         if factor is None:
-            return f"{spec.meaning} must be given in {spec.unit}"
+            text = f"{spec.meaning} must be given in {spec.unit}"
+            return Reason(kind=Obstacle.WRONG_UNIT, text=text)
         value = value.value * factor
     if isinstance(value, bool | str):
-        return f"{spec.meaning} must be a number in {spec.unit}"
+        text = f"{spec.meaning} must be a number in {spec.unit}"
+        return Reason(kind=Obstacle.NOT_A_NUMBER, text=text)
     if not math.isfinite(value):
-        return f"{spec.meaning} is not a finite number"
+        text = f"{spec.meaning} is not a finite number"
+        return Reason(kind=Obstacle.NOT_A_NUMBER, text=text)
     if not spec.possible_low <= value <= spec.possible_high:
-        return (
+        text = (
             f"{spec.meaning} must lie within {spec.possible_low:g} to {spec.possible_high:g} "
             f"{spec.unit}: is the unit right?"
         )
+        return Reason(kind=Obstacle.IMPOSSIBLE, text=text)
     return float(value)
 
 
-def _read_choice(value: Quantity | float | str | bool, spec: CovariateSpec) -> float | str:
+def _read_choice(value: Quantity | float | str | bool, spec: CovariateSpec) -> float | Reason:
     if isinstance(value, bool):
         value = "yes" if value else "no"
     if isinstance(value, str) and value.strip().lower() in spec.choices:
         return spec.choices[value.strip().lower()]
-    return f"{spec.meaning} must be one of {', '.join(spec.choices)}"
+    text = f"{spec.meaning} must be one of {', '.join(spec.choices)}"
+    return Reason(kind=Obstacle.NOT_A_CHOICE, text=text)
 
 
 def interpret(

@@ -169,14 +169,14 @@ def test_what_cannot_be_used_is_a_reason(changes: dict[str, Any], reason: str) -
     found = code_patient(PATIENT | changes, "II", _manifest())
     assert isinstance(found, NotAssessed)
     assert len(found.reasons) == 1
-    assert reason in found.reasons[0]
+    assert reason in found.reasons[0].text
 
 
 @pytest.mark.parametrize("stage", ["III", "stage IIIC", "IV", "0", None, " ", "two", "IIE"])
 def test_stages_out_of_scope_are_reasons(stage: str | None) -> None:
     found = code_patient(PATIENT, stage, _manifest())
     assert isinstance(found, NotAssessed)
-    assert "stage I and II" in found.reasons[0]
+    assert "stage I and II" in found.reasons[0].text
 
 
 @pytest.mark.parametrize("stage", ["I", "ii", "Stage IIC", "AJCC Stage IB", "Pathologic Stage II"])
