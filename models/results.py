@@ -150,6 +150,14 @@ class DiagnosisResult:
     """The lesions that several images show."""
 
     @property
+    def standing(self) -> tuple[ImageAssessment, ...]:
+        """The images that stand for their lesion, and those of lesions that no other shows."""
+        beside = {
+            uid for each in self.lesions for uid in each.images if each.deciding not in (None, uid)
+        }
+        return tuple(image for image in self.images if image.sop_instance_uid not in beside)
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """The distinct reasons of the images that were not assessed."""
         return tuple(dict.fromkeys(r for image in self.images for r in image.quality.reasons))

@@ -56,7 +56,8 @@ def _ucum(value: str, meaning: str) -> Concept:
     return Concept(scheme="UCUM", value=value, meaning=meaning, origin="PS3.16 CID 82; UCUM")
 
 
-def _private(value: str, meaning: str) -> Concept:
+def private(value: str, meaning: str) -> Concept:
+    """Return a concept of the private scheme; values are unique over all analyses."""
     return Concept(scheme=PRIVATE_SCHEME, value=value, meaning=meaning)
 
 
@@ -134,14 +135,14 @@ PIXELS = _ucum("{pixels}", "pixels")
 REASONS_UNIT = _ucum("{reasons}", "reasons")
 
 # --- Private concepts ---------------------------------------------------------------------------
-MOST_LIKELY_DIAGNOSIS = _private("DIAGNOSIS", "Most likely diagnosis")
-RISK_LEVEL = _private("RISK", "Risk level")
-SUSPICIOUS = _private("SUSPICIOUS", "Suspicious of malignancy")
-ASSESSMENT_STATUS = _private("STATUS", "Assessment status")
-ASSESSED = _private("ASSESSED", "Assessed")
-NOT_ASSESSED = _private("NOT_ASSESSED", "Not assessed")
-REASONS_AGAINST = _private("REASONS", "Reasons not to assess")
-ASSESSMENT_DETAILS = _private("DETAILS", "Assessment details")
+MOST_LIKELY_DIAGNOSIS = private("DIAGNOSIS", "Most likely diagnosis")
+RISK_LEVEL = private("RISK", "Risk level")
+SUSPICIOUS = private("SUSPICIOUS", "Suspicious of malignancy")
+ASSESSMENT_STATUS = private("STATUS", "Assessment status")
+ASSESSED = private("ASSESSED", "Assessed")
+NOT_ASSESSED = private("NOT_ASSESSED", "Not assessed")
+REASONS_AGAINST = private("REASONS", "Reasons not to assess")
+ASSESSMENT_DETAILS = private("DETAILS", "Assessment details")
 
 # --- Diagnoses, by the labels of public data sets (HAM10000/ISIC, PAD-UFES-20) -------------------
 _NEVUS = _sct("400096001", "Melanocytic nevus", "SNOMED CT browser page of the concept")
@@ -210,7 +211,7 @@ def diagnosis_concept(label: str, full_name: str) -> Concept:
     if known is not None and known.verified:
         return known
     meaning = shorten(full_name, _CODE_MEANING_LENGTH) or shorten(label, _CODE_MEANING_LENGTH)
-    return _private(_code_value("DX_", label), meaning or "Unnamed label")
+    return private(_code_value("DX_", label), meaning or "Unnamed label")
 
 
 def probability_concept(label: str, full_name: str) -> Concept:
@@ -219,7 +220,7 @@ def probability_concept(label: str, full_name: str) -> Concept:
     prefix = "Prob. "
     if not name or len(prefix) + len(name) > _VISIBLE_NAME_LENGTH:
         name = label
-    return _private(_code_value("P_", label), shorten(prefix + name, _CODE_MEANING_LENGTH))
+    return private(_code_value("P_", label), shorten(prefix + name, _CODE_MEANING_LENGTH))
 
 
 def concepts() -> dict[str, Concept]:

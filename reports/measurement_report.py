@@ -67,6 +67,8 @@ class MeasurementGroup:
     """Short lines that viewers draw beside the outline, before the measurements."""
     details: str
     """Everything a reader of the report should know, in sentences; not drawn on the image."""
+    context: tuple[Dataset, ...] = ()
+    """Content items that say more of what the group is about, after its tracking."""
 
 
 def measurement_report(
@@ -116,6 +118,7 @@ def _group(group: MeasurementGroup, model: ModelIdentity) -> Dataset:
         uid_reference(
             coding.TRACKING_UNIQUE_IDENTIFIER, group.tracking.uid, Relationship.OBS_CONTEXT
         ),
+        *group.context,
         *_finding(group.finding),
         *[_finding_site(site, group.source) for site in group.source.finding_sites],
         *algorithm(model),

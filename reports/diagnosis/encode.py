@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from models.results import DiagnosisResult, ImageAssessment
+from pydicom import Dataset
+
+from models.results import DiagnosisResult, ImageAssessment, LabelSet
 from reports import coding
 from reports.coding import Concept
+from reports.content_items import Relationship, uid_reference
 from reports.context import ReportContext, ReportObject
+from reports.diagnosis import codes
 from reports.diagnosis.overview import Overview, draw_overview
-from reports.diagnosis.wording import comments, details, full_name, ranked
+from reports.diagnosis.wording import comments, details, full_name, lesion_of, ranked
 from reports.errors import ResultError
 from reports.measurement_report import (
     Evaluation,
@@ -37,7 +41,7 @@ class _Image:
 
     @property
     def is_assessed(self) -> bool:
-        return bool(self.assessment.differential)
+        return self.assessment.is_assessed
 
 
 def encode_diagnosis(result: DiagnosisResult, context: ReportContext) -> list[ReportObject]:
@@ -53,7 +57,7 @@ def encode_diagnosis(result: DiagnosisResult, context: ReportContext) -> list[Re
     images = _images(result, context)
     report = measurement_report(
         [_group(image, result) for image in images],
-        summary=_summary(images),
+        summary=_summary(images, result),
         model=result.model,
         context=context,
     )
@@ -99,7 +103,8 @@ def _images(result: DiagnosisResult, context: ReportContext) -> list[_Image]:
     if len(set(uids)) != len(uids):
         raise ResultError("the result names an image twice")
     sources = select_sources(context, uids)
-    numbered = zip(result.images, sources, assign_tracking(sources), strict=True)
+    standing = [each.deciding for each in result.lesions if each.deciding is not None]
+    numbered = zip(result.images, sources, assign_tracking(sources, standing), strict=True)
     images = []
     for number, (assessment, source, tracking) in enumerate(numbered, start=1):
         _check(assessment, source, number)
@@ -133,10 +138,10 @@ def _check(assessment: ImageAssessment, source: Source, number: int) -> None:
         raise ResultError(f"image {number}: mask {region.mask.shape}, pixels {pixels.shape}")
 
 
-def _summary(images: list[_Image]) -> Concept:
+def _summary(images: list[_Image], result: DiagnosisResult) -> Concept:
     """CAD Processing and Findings Summary (CID 6047); a finding is a suspicious lesion."""
     assessed = sum(image.is_assessed for image in images)
-    has_findings = any(image.assessment.is_suspicious for image in images)
+    has_findings = any(image.is_suspicious for image in result.standing)
     if assessed == 0:
         return coding.NONE_SUCCEEDED
     if assessed == len(images):
@@ -163,9 +168,17 @@ def _group(image: _Image, result: DiagnosisResult) -> MeasurementGroup:
         region=outline,
         finding=coding.LESION if is_assessed else None,
         measurements=(_measurements(image, result) if is_assessed else _reasons(image.assessment)),
-        evaluations=(_evaluations(image.assessment, result) if is_assessed else _not_assessed()),
+        evaluations=(
+            *(
+                _evaluations(image.assessment, result)
+                if is_assessed
+                else _not_assessed(image.assessment)
+            ),
+            *_role(image.assessment, result),
+        ),
         comments=comments(image.assessment, result),
         details=details(image.assessment, result),
+        context=_lesion_reference(image.assessment, result),
     )
 
 
@@ -182,7 +195,9 @@ def _measurements(image: _Image, result: DiagnosisResult) -> tuple[Measurement, 
         for line in ranked(assessment)
     ]
     sizes = [Measurement(name=s.name, value=s.value, unit=s.unit) for s in image.sizes]
-    return (malignancy, *differential, *sizes)
+    found = assessment.label_set
+    coverage = [_percentage(codes.SET_COVERAGE, found.coverage)] if found else []
+    return (malignancy, *differential, *sizes, *coverage)
 
 
 def _percentage(name: Concept, prob: float) -> Measurement:
@@ -211,11 +226,63 @@ def _evaluations(assessment: ImageAssessment, result: DiagnosisResult) -> tuple[
             name=coding.RISK_LEVEL, value=coding.HIGH_RISK if is_suspicious else coding.LOW_RISK
         ),
         Evaluation(name=coding.SUSPICIOUS, value=coding.YES if is_suspicious else coding.NO),
+        *_possible(assessment.label_set, result),
+        *_remarks(assessment),
     )
 
 
-def _not_assessed() -> tuple[Evaluation, ...]:
+def _possible(found: LabelSet | None, result: DiagnosisResult) -> tuple[Evaluation, ...]:
+    """Every label of the set, and whether it is a referral."""
+    if found is None:
+        return ()
+    labels = [
+        Evaluation(
+            name=codes.POSSIBLE_DIAGNOSIS,
+            value=coding.diagnosis_concept(label, full_name(result, label)),
+        )
+        for label in found.labels
+    ]
+    if not found.is_referred:
+        return (*labels, Evaluation(name=codes.REFERRAL, value=coding.NO))
+    reason = codes.TOO_MANY_POSSIBLE if found.labels else codes.NONE_PROBABLE
+    return (
+        *labels,
+        Evaluation(name=codes.REFERRAL, value=coding.YES),
+        Evaluation(name=codes.REFERRAL_REASON, value=reason),
+    )
+
+
+def _remarks(assessment: ImageAssessment) -> tuple[Evaluation, ...]:
+    return tuple(
+        Evaluation(name=codes.QUALITY_REMARK, value=codes.remark_concept(remark))
+        for remark in assessment.quality.warnings
+    )
+
+
+def _not_assessed(assessment: ImageAssessment) -> tuple[Evaluation, ...]:
     return (
         Evaluation(name=coding.ASSESSMENT_STATUS, value=coding.NOT_ASSESSED),
         Evaluation(name=coding.SUSPICIOUS, value=coding.UNDETERMINED),
+        *(
+            Evaluation(name=codes.REASON_AGAINST, value=codes.reason_concept(reason))
+            for reason in assessment.quality.reasons
+        ),
+        *_remarks(assessment),
     )
+
+
+def _role(assessment: ImageAssessment, result: DiagnosisResult) -> tuple[Evaluation, ...]:
+    """Whether an image stands for a lesion that others show too."""
+    lesion = lesion_of(assessment, result)
+    if lesion is None or lesion.deciding is None:
+        return ()
+    stands = lesion.deciding == assessment.sop_instance_uid
+    role = codes.DECIDES if stands else codes.SEEN_BESIDE
+    return (Evaluation(name=codes.IMAGE_ROLE, value=role),)
+
+
+def _lesion_reference(assessment: ImageAssessment, result: DiagnosisResult) -> tuple[Dataset, ...]:
+    """The source's Tracking UID, in each of the groups that may not share it."""
+    if lesion_of(assessment, result) is None:
+        return ()
+    return (uid_reference(codes.LESION_UID, assessment.lesion, Relationship.OBS_CONTEXT),)

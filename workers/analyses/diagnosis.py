@@ -8,14 +8,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.uid import UID
 
 from gateway.store.values import InstanceRow
-from models.diagnosis import DiagnosisManifest, interpret
+from models.diagnosis import DiagnosisManifest, interpret, state_lesions
 from models.errors import OutputError
 from models.preprocessing import prepare_image
-from models.quality import assess_quality
+from models.quality import Remark, assess_quality
 from models.results import DiagnosisResult, ImageAssessment, ImageQuality
 from reports.context import SourceImage
+from reports.uids import tracking_uid
 from workers.analysis import Conclusion, Limits, Match, Tools
 from workers.errors import BadModelOutput, NothingDecodable
 from workers.photographs import DERMOSCOPIC_PHOTOGRAPHY, photographs, read_photograph
@@ -24,6 +27,8 @@ from workers.study import Study
 
 BATCH = 32
 """Most images in one request to the model."""
+DERMOSCOPY = "DMS"
+"""Modality of dermoscopic images (PS3.3 C.7.3.1.1.1)."""
 _OUTPUTS = ("LOGITS", "OOD_SCORE", "LESION_PROB")
 
 
@@ -33,6 +38,9 @@ class _Image:
 
     source: SourceImage
     sop_instance_uid: str
+    is_dermoscopic: bool
+    lesion: str
+    """Tracking UID; empty where the source does not say."""
     shape: tuple[int, int]
     quality: ImageQuality
     prepared: NDArray[np.uint8] | None
@@ -90,22 +98,49 @@ def _load(instance: InstanceRow, tools: Tools) -> _Image:
     """Read and prepare one photograph; what cannot be decoded is prepared as not assessed."""
     photograph = read_photograph(instance, tools.source)
     pixels = photograph.pixels
-    if pixels is None:
-        return _Image(
-            source=SourceImage(header=photograph.header, pixels=None),
-            sop_instance_uid=instance.sop_instance_uid,
-            shape=(0, 0),
-            quality=ImageQuality(reasons=(photograph.reason,)),
-            prepared=None,
-        )
-    quality = assess_quality(pixels)
-    return _Image(
-        source=SourceImage(header=photograph.header, pixels=tools.scratch.keep(pixels)),
+    is_dermoscopic = _is_dermoscopic(instance)
+    image = _Image(
+        source=SourceImage(header=photograph.header, pixels=None),
         sop_instance_uid=instance.sop_instance_uid,
+        is_dermoscopic=is_dermoscopic,
+        lesion=_lesion(photograph.header),
+        shape=(0, 0),
+        quality=ImageQuality(reasons=(photograph.reason,)),
+        prepared=None,
+    )
+    if pixels is None:
+        return image
+    quality = assess_quality(pixels)
+    if quality.is_assessable and not is_dermoscopic:
+        quality = replace(quality, warnings=(*quality.warnings, Remark.NOT_DERMOSCOPIC))
+    return replace(
+        image,
+        source=replace(image.source, pixels=tools.scratch.keep(pixels)),
         shape=(pixels.shape[0], pixels.shape[1]),
         quality=quality,
         prepared=prepare_image(pixels) if quality.is_assessable else None,
     )
+
+
+def _is_dermoscopic(instance: InstanceRow) -> bool:
+    is_marked = instance.modality.strip().upper() == DERMOSCOPY
+    return is_marked or instance.sop_class_uid == DERMOSCOPIC_PHOTOGRAPHY
+
+
+def _lesion(header: Dataset) -> str:
+    """UID of the lesion an image shows: its Tracking UID, else one for its Tracking ID.
+
+    A Tracking ID tells lesions within one patient (PS3.3 C.8.12.13), so the UID made for it
+    names the patient too.
+    """
+    given = UID(str(header.get("TrackingUID") or ""))
+    if given.is_valid:
+        return str(given)
+    identifier = str(header.get("TrackingID") or "").strip()
+    if not identifier:
+        return ""
+    issuer = str(header.get("IssuerOfPatientID") or "")
+    return tracking_uid(issuer, str(header.get("PatientID") or ""), "", identifier)
 
 
 def _assess(
@@ -123,7 +158,11 @@ def _assess(
     for image in images:
         if image.prepared is None:
             yield ImageAssessment(
-                sop_instance_uid=image.sop_instance_uid, shape=image.shape, quality=image.quality
+                sop_instance_uid=image.sop_instance_uid,
+                shape=image.shape,
+                quality=image.quality,
+                is_dermoscopic=image.is_dermoscopic,
+                lesion=image.lesion,
             )
             continue
         own = {name: tensor[index] for name, tensor in outputs.items()}
@@ -159,6 +198,9 @@ def _interpret(image: _Image, outputs: Tensors, manifest: DiagnosisManifest) -> 
         malignancy_prob=found.malignancy_prob,
         is_suspicious=found.is_suspicious,
         region=found.region,
+        label_set=found.label_set,
+        is_dermoscopic=image.is_dermoscopic,
+        lesion=image.lesion,
     )
 
 
@@ -167,7 +209,7 @@ def _conclude(
     sources: tuple[SourceImage, ...],
     manifest: DiagnosisManifest,
 ) -> Conclusion:
-    """Put the images together; the headline is that of the most suspicious image."""
+    """Put the images together; the headline is that of the most suspicious lesion."""
     result = DiagnosisResult(
         model=manifest.identity(),
         labels=manifest.labels,
@@ -175,19 +217,24 @@ def _conclude(
         operating_point=manifest.operating_point,
         operating_point_meaning=manifest.operating_point_meaning,
         images=tuple(images),
+        lesions=state_lesions(images),
     )
-    assessed = [image for image in images if image.differential]
+    assessed = [image for image in images if image.is_assessed]
+    standing = [image for image in result.standing if image.is_assessed]
     skipped = len(images) - len(assessed)
     summary: dict[str, Any] = {"images": len(images), "not_assessed": skipped}
     if assessed:
-        worst = max(assessed, key=lambda image: image.malignancy_prob or 0.0)
+        worst = max(standing, key=lambda image: image.malignancy_prob or 0.0)
         top = worst.differential[0]
         summary |= {
             "label": top.label,
             "name": manifest.labels[top.label],
             "probability": round(top.probability, 4),
             "malignancy": round(worst.malignancy_prob or 0.0, 4),
-            "suspicious": any(image.is_suspicious for image in assessed),
+            "suspicious": any(image.is_suspicious for image in standing),
+            "referred": sum(
+                image.label_set is not None and image.label_set.is_referred for image in standing
+            ),
         }
     reason = ""
     if skipped:
