@@ -154,6 +154,35 @@ class DeliverySettings(BaseSettings):
     ``require``: never complete without a C-FIND."""
 
 
+class PriorSettings(BaseSettings):
+    """Where earlier images of a lesion are looked for when the record has none."""
+
+    model_config = _config(PREFIX + "PRIORS_")
+
+    pacs: str = ""
+    """``AET@HOST:PORT`` of a PACS with C-FIND and C-MOVE, which knows our listener's AE title as a
+    move destination; empty: none."""
+    dicomweb_url: str = ""
+    """Root of a PACS' DICOMweb services (QIDO-RS, WADO-RS), asked in place of ``pacs``; empty:
+    none."""
+    dicomweb_username: str = ""
+    """For HTTP basic authentication."""
+    dicomweb_password: SecretStr | None = None
+    """For HTTP basic authentication."""
+    dicomweb_token: SecretStr | None = None
+    """Bearer token; takes the place of user name and password."""
+    timeout_s: float = Field(default=30.0, gt=0)
+    """Longest silence of the PACS."""
+    max_studies: int = Field(default=10, ge=1)
+    """Newest earlier studies of a patient that are looked into."""
+    max_scanned: int = Field(default=1000, ge=1)
+    """Listed images after which no further study is looked into."""
+    max_instances: int = Field(default=24, ge=1)
+    """Most images fetched for one study."""
+    attempts: int = Field(default=5, ge=1)
+    """Attempts at an analysis after which a PACS that does not answer is reported as such."""
+
+
 class DashboardSettings(BaseSettings):
     """The admin page."""
 
@@ -175,6 +204,7 @@ ALL_SETTINGS: tuple[type[BaseSettings], ...] = (
     CompletenessSettings,
     BrokerSettings,
     DeliverySettings,
+    PriorSettings,
     DashboardSettings,
 )
 

@@ -19,7 +19,7 @@ from models.manifest import Manifest
 from reports.context import SourceImage
 from workers.encoding import Encoder
 from workers.errors import RegistryError
-from workers.ports import Checkpoint, InferenceClient, InstanceSource, Scratch, ServedModel
+from workers.ports import Checkpoint, InferenceClient, InstanceSource, Priors, Scratch, ServedModel
 from workers.slide.source import NoSlides, SlideSource
 from workers.study import Study
 
@@ -62,6 +62,8 @@ class Tools:
     """Images to embeddings, each once."""
     source: InstanceSource
     """Received instances."""
+    priors: Priors
+    """Earlier images of the study's lesions."""
     scratch: Scratch
     """Keeps large arrays."""
     checkpoint: Checkpoint

@@ -9,18 +9,33 @@ from dataclasses import dataclass, field
 from importlib import metadata
 
 import cv2
+from sqlalchemy import Engine
 
+from gateway.filing import InstanceFiler
 from gateway.queue import CeleryQueue
 from gateway.sender import Destination, FolderSender, Sender
-from gateway.settings import BrokerSettings, DeliverySettings, StoreSettings
+from gateway.settings import (
+    BrokerSettings,
+    CompletenessSettings,
+    DeliverySettings,
+    ListenerSettings,
+    PriorSettings,
+    StoreSettings,
+)
+from gateway.spool import Spool
 from gateway.store.documents import DocumentReader
 from gateway.store.engine import open_engine
+from gateway.store.intake import Intake
+from gateway.store.lesions import LesionIndex
 from gateway.store.work import FOLDER, WorkLedger
 from workers import analyses
 from workers.adapters.documents import SpoolDocuments
 from workers.adapters.embeddings import EmbeddingFile
 from workers.adapters.files import ResultsFolder
 from workers.adapters.instances import SpoolInstances
+from workers.adapters.priors import Archive, RecordPriors
+from workers.adapters.priors_dicomweb import DicomwebArchive
+from workers.adapters.priors_dimse import DimseArchive
 from workers.adapters.slides import SpoolSlides
 from workers.adapters.triton import TritonModels
 from workers.analysis import Registry, load_registry
@@ -38,6 +53,8 @@ class Settings:
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
     triton: TritonSettings = field(default_factory=TritonSettings)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
+    listener: ListenerSettings = field(default_factory=ListenerSettings)
+    priors: PriorSettings = field(default_factory=PriorSettings)
 
 
 def offered_analyses() -> Registry:
@@ -63,6 +80,7 @@ def build_services(settings: Settings) -> Services:
         registry=offered_analyses(),
         source=SpoolInstances(settings.store.spool_folder),
         documents=SpoolDocuments(DocumentReader(engine), settings.store.spool_folder),
+        priors=_priors(settings, engine),
         inference=TritonModels(settings.triton),
         embeddings=EmbeddingFile(settings.store.features_file),
         files=ResultsFolder(settings.store.results_folder),
@@ -76,6 +94,23 @@ def build_services(settings: Settings) -> Services:
         software_version=software_version(),
         slides=SpoolSlides(settings.store.spool_folder),
     )
+
+
+def _priors(settings: Settings, engine: Engine) -> Callable[[int], RecordPriors]:
+    index = LesionIndex(engine)
+    archive: Archive | None = None
+    if settings.priors.dicomweb_url.strip():
+        spool = Spool(settings.store.spool_folder, reserve_bytes=settings.listener.reserve_bytes)
+        filer = InstanceFiler(Intake(engine, CompletenessSettings()), spool)
+        archive = DicomwebArchive(settings.priors, filer, spool)
+    elif settings.priors.pacs.strip():
+        pacs = Destination.parse(settings.priors.pacs)
+        archive = DimseArchive(pacs, settings.listener.ae_title, settings.priors)
+
+    def priors_for(attempt: int) -> RecordPriors:
+        return RecordPriors(index, archive, is_last_attempt=attempt >= settings.priors.attempts)
+
+    return priors_for
 
 
 def software_version() -> str:

@@ -6,6 +6,7 @@
     ├── NothingDecodable    no image of the study could be read: the work item is rejected
     ├── InstanceMissing     a received file is not in the spool any more
     ├── StorageUnavailable  a disk that does not answer or is full: passing
+    ├── PriorsUnavailable   the PACS that may hold earlier images does not answer: passing
     ├── ModelUnavailable    the model server does not answer or the model is not ready: passing
     ├── ModelChanged        another model version took over while a study was analysed: passing
     ├── BadModelOutput      the model answered with something that is no result
@@ -40,6 +41,10 @@ class InstanceMissing(WorkerError):
 
 class StorageUnavailable(WorkerError):
     """The spool or the results folder does not answer, or the disk is full."""
+
+
+class PriorsUnavailable(WorkerError):
+    """The PACS that may hold earlier images of a lesion does not answer."""
 
 
 class ModelUnavailable(WorkerError):

@@ -31,6 +31,7 @@ from workers.ports import (
     Embeddings,
     InferenceClient,
     InstanceSource,
+    Priors,
     ResultFiles,
     ServedModel,
 )
@@ -54,6 +55,8 @@ class Services:
     registry: Registry
     source: InstanceSource
     documents: Documents
+    priors: Callable[[int], Priors]
+    """Finds earlier images, given the number of the attempt at an analysis."""
     inference: InferenceClient
     embeddings: Embeddings
     files: ResultFiles
@@ -187,6 +190,7 @@ def _analyse(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:
             pipeline.Ports(
                 source=services.source,
                 documents=services.documents,
+                priors=services.priors(claim.attempt),
                 inference=services.inference,
                 record=services.ledger,
                 files=services.files,

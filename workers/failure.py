@@ -45,6 +45,7 @@ _KINDS: dict[type[Exception], FailureKind] = {
     errors.NothingDecodable: FailureKind.REJECTED,
     errors.InstanceMissing: FailureKind.DEFECT,
     errors.StorageUnavailable: FailureKind.TRANSIENT,
+    errors.PriorsUnavailable: FailureKind.TRANSIENT,
     errors.ModelUnavailable: FailureKind.TRANSIENT,
     errors.ModelChanged: FailureKind.TRANSIENT,
     errors.BadModelOutput: FailureKind.DEFECT,

@@ -22,6 +22,7 @@ from workers.ports import (
     InferenceClient,
     InstanceSource,
     PriorReports,
+    Priors,
     ResultFiles,
     Scratch,
     ServedModel,
@@ -37,6 +38,7 @@ class Ports:
     source: InstanceSource
     documents: Documents
     inference: InferenceClient
+    priors: Priors
     record: PriorReports
     files: ResultFiles
     scratch: Scratch
@@ -88,6 +90,7 @@ def analyse(claim: Claim, analysis: Analysis, ports: Ports, checkpoint: Checkpoi
             models=ports.inference,
             encoder=Encoder(ports.inference, ports.embeddings),
             source=ports.source,
+            priors=ports.priors,
             scratch=ports.scratch,
             checkpoint=checkpoint,
             slides=ports.slides,

@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from gateway.store.values import Claim, GenerationRow, PriorReport, Scheduled
+from gateway.store.values import (
+    Claim,
+    EarlierImage,
+    GenerationRow,
+    InstanceRow,
+    PriorReport,
+    Scheduled,
+)
 from models.manifest import Manifest
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -82,6 +89,34 @@ class Documents(Protocol):
         ------
         InstanceMissing, StorageUnavailable
             A file is gone, or the disk does not answer.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierImages:
+    """What is known of earlier images of a study's lesions."""
+
+    of: Mapping[str, tuple[EarlierImage, ...]]
+    """By SOP Instance UID of the study's image, newest first; all of them are in the spool."""
+    unknown: str = ""
+    """Why there may be more that nobody could be asked for; empty otherwise."""
+
+
+class Priors(Protocol):
+    """Finds earlier images of a study's lesions, in the record and beyond it."""
+
+    def earlier(
+        self, study_id: int, instances: Sequence[InstanceRow], checkpoint: Checkpoint
+    ) -> EarlierImages:
+        """Return the earlier images of these images, fetched where the record has none.
+
+        Raises
+        ------
+        PriorsUnavailable
+            Passing: the PACS does not answer, and will be asked again.
+        StorageUnavailable
+            What was fetched cannot be kept.
         """
         ...
 

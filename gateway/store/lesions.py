@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, case, func, select
@@ -30,6 +30,19 @@ HeldRow = Any
 
 _SEPARATOR = "\x1f"
 _DATE_DIGITS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patient:
+    """Whose study it is; personal data, for a query and for nothing else."""
+
+    patient_id: str = field(repr=False)
+    issuer_of_patient_id: str = field(repr=False)
+    study_date: str
+    """``YYYYMMDD``; empty when the study has none."""
+    study_instance_uid: str
+    known: frozenset[str] = field(repr=False)
+    """SOP Instance UIDs of every instance of the patient in the record."""
 
 
 def patient_key(issuer_of_patient_id: str, patient_id: str) -> str:
@@ -122,6 +135,38 @@ class LesionIndex:
         with reading(self._engine) as connection:
             held = _of_patient(connection, study_id, instances)
         return {each.sop_instance_uid: _earlier(each, held) for each in instances}
+
+    def patient(self, study_id: int) -> Patient | None:
+        """Return whose study it is and which images of that patient are held.
+
+        None without a Patient ID.
+        """
+        with reading(self._engine) as connection:
+            row = connection.execute(
+                select(
+                    Identity.patient_key,
+                    Identity.patient_id,
+                    Identity.issuer_of_patient_id,
+                    Identity.study_date,
+                    Study.study_instance_uid,
+                )
+                .join(Study, Identity.study_id == Study.id)
+                .where(Identity.study_id == study_id)
+            ).first()
+            if row is None or not row.patient_key:
+                return None
+            held = connection.execute(
+                select(Instance.sop_instance_uid)
+                .join(Identity, Instance.study_id == Identity.study_id)
+                .where(Identity.patient_key == row.patient_key)
+            ).scalars()
+            return Patient(
+                patient_id=row.patient_id,
+                issuer_of_patient_id=row.issuer_of_patient_id,
+                study_date=row.study_date if len(row.study_date) == _DATE_DIGITS else "",
+                study_instance_uid=row.study_instance_uid,
+                known=frozenset(held),
+            )
 
 
 def with_earlier(

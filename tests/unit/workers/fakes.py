@@ -17,6 +17,7 @@ from gateway.demo.samples import Kind, render
 from gateway.store.values import (
     Claim,
     DeliveryRow,
+    EarlierImage,
     GenerationRow,
     Hint,
     InstanceRow,
@@ -29,7 +30,9 @@ from models.shapes import EfficientNetLiteShape
 from tests.unit.workers.instance_builder import instance
 from workers.errors import Undecodable
 from workers.ports import (
+    Checkpoint,
     Document,
+    EarlierImages,
     InstanceSource,
     ManifestKind,
     Scalar,
@@ -227,6 +230,27 @@ class FakeModels:
                 "LESION_PROB": np.stack([lesion] * len(images)),
             }
         )
+
+
+class FakePriors:
+    """Earlier images in memory, or the reason why nobody could be asked."""
+
+    def __init__(
+        self,
+        of: Mapping[str, tuple[EarlierImage, ...]] | None = None,
+        *,
+        unknown: str = "",
+        error: Exception | None = None,
+    ) -> None:
+        self._of, self._unknown, self._error = dict(of or {}), unknown, error
+
+    def earlier(
+        self, study_id: int, instances: Sequence[InstanceRow], checkpoint: Checkpoint
+    ) -> EarlierImages:
+        if self._error is not None:
+            raise self._error
+        found = {each.sop_instance_uid: () for each in instances} | self._of
+        return EarlierImages(of=found, unknown=self._unknown)
 
 
 class FakeFiles:

@@ -24,6 +24,7 @@ from tests.unit.workers.fakes import (
     FakeFiles,
     FakeInstances,
     FakeModels,
+    FakePriors,
     FakeQueue,
     undecodable,
 )
@@ -67,6 +68,7 @@ class World:
             registry=load_registry(analyses),
             source=self.source,
             documents=FakeDocuments(),
+            priors=lambda attempt: FakePriors(),
             inference=self.models,
             embeddings=FakeEmbeddings(),
             files=FakeFiles(),

@@ -16,6 +16,7 @@ from tests.unit.workers.fakes import (
     FakeFiles,
     FakeInstances,
     FakeModels,
+    FakePriors,
     FakeRecord,
     InMemory,
     claim,
@@ -50,6 +51,7 @@ class World:
         ports = Ports(
             source=self.source,
             documents=FakeDocuments(),
+            priors=FakePriors(),
             inference=self.models,
             record=self.record,
             files=self.files,
