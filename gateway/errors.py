@@ -15,6 +15,7 @@
     ├── SendError            files could not be sent as asked
     │   ├── AssociationRefused   the peer cannot be reached or rejects us
     │   └── AssociationLost      an association ended before its answer came
+    ├── DocumentRefused      a document of the site is not let in; carries its HTTP status
     ├── PasswordRefused      a new password will not do, or the present one is wrong
     ├── WrapError            an image file cannot become a DICOM instance
     └── RecordError          the record of studies and work
@@ -125,3 +126,12 @@ class WrapError(GatewayError):
 
 class PasswordRefused(GatewayError):
     """A password cannot be changed; the message says why, for the person at the admin page."""
+
+
+class DocumentRefused(GatewayError):
+    """A document of the site is not let in; the message says why, never with a value of it."""
+
+    def __init__(self, message: str, status_code: int) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+        """HTTP status that answers it."""

@@ -1,0 +1,1 @@
+"""Prognosis: what sites, structured reports and headers say about a patient, and which counts."""
