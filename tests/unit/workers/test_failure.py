@@ -21,6 +21,7 @@ from workers.failure import FailureKind, backoff_s, classify
 TRANSIENT = {
     "StorageUnavailable",
     "ModelUnavailable",
+    "PriorsUnavailable",
     "ModelChanged",
     "RecordUnavailable",
     "LeaseLost",
