@@ -1,4 +1,4 @@
-"""``DiagnosisResult`` as DICOM: one measurement report, and for each image a mask and a picture."""
+"""``DiagnosisResult`` as DICOM: one report; for each image a mask, a picture and a page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from reports.content_items import Relationship, uid_reference
 from reports.context import ReportContext, ReportObject
 from reports.diagnosis import codes
 from reports.diagnosis.overview import Overview, draw_overview
+from reports.diagnosis.page import diagnosis_page
 from reports.diagnosis.wording import comments, details, full_name, lesion_of, ranked
+from reports.encapsulated_pdf import encapsulated_pdf
 from reports.errors import ResultError
 from reports.measurement_report import (
     Evaluation,
@@ -23,6 +25,7 @@ from reports.measurement_report import (
     measurement_report,
 )
 from reports.outline import Size, graphic_data, image_rectangle, lesion_sizes
+from reports.page_pdf import page_pdf
 from reports.secondary_capture import secondary_capture
 from reports.segmentation import lesion_segmentation
 from reports.source import Source, select_sources
@@ -45,7 +48,7 @@ class _Image:
 
 
 def encode_diagnosis(result: DiagnosisResult, context: ReportContext) -> list[ReportObject]:
-    """All objects of a diagnosis: ``sr``, then ``seg-N`` and ``overview-N`` by image.
+    """All objects of a diagnosis: ``sr``, then ``seg-N``, ``overview-N`` and ``pdf-N`` by image.
 
     Raises
     ------
@@ -81,19 +84,34 @@ def _image_objects(
             context=context,
         )
         objects.append(ReportObject(role=f"seg-{image.number}", dataset=segmentation))
-    picture = draw_overview(
-        Overview(
-            pixels=image.source.image.pixels,
-            assessment=image.assessment,
-            result=result,
-            sizes=image.sizes,
-            number=image.number,
-        )
+    overview = Overview(
+        pixels=image.source.image.pixels,
+        assessment=image.assessment,
+        result=result,
+        sizes=image.sizes,
+        number=image.number,
     )
     capture = secondary_capture(
-        picture, source=image.source, index=image.number, model=result.model, context=context
+        draw_overview(overview),
+        source=image.source,
+        index=image.number,
+        model=result.model,
+        context=context,
     )
-    return [*objects, ReportObject(role=f"overview-{image.number}", dataset=capture)]
+    page = encapsulated_pdf(
+        page_pdf(diagnosis_page(overview)),
+        source=image.source,
+        role=f"pdf-{image.number}",
+        number=image.number,
+        title="page" if len(result.images) == 1 else f"page {image.number}",
+        model=result.model,
+        context=context,
+    )
+    return [
+        *objects,
+        ReportObject(role=f"overview-{image.number}", dataset=capture),
+        ReportObject(role=f"pdf-{image.number}", dataset=page),
+    ]
 
 
 def _images(result: DiagnosisResult, context: ReportContext) -> list[_Image]:

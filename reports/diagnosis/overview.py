@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from models.results import DiagnosisResult, ImageAssessment
-from reports.diagnosis.wording import full_name, ranked, verdict
+from reports.diagnosis.wording import (
+    full_name,
+    lesion_of,
+    lesion_sentence,
+    possible,
+    ranked,
+    verdict,
+)
 from reports.outline import Size
 from reports.segmentation import LESION_COLOUR_RGB
 from reports.typography import drawable, fitted, font, width, wrapped
@@ -96,16 +103,25 @@ def draw_overview(overview: Overview) -> NDArray[np.uint8]:
 def _place_image(
     canvas: NDArray[np.uint8], pixels: NDArray[np.uint8], assessment: ImageAssessment
 ) -> None:
+    view = outlined(pixels, assessment, IMAGE_BOX)
+    height, width_px = view.shape[:2]
+    top, left = (IMAGE_BOX[0] - height) // 2, (IMAGE_BOX[1] - width_px) // 2
+    canvas[top : top + height, left : left + width_px] = view
+
+
+def outlined(
+    pixels: NDArray[np.uint8], assessment: ImageAssessment, box: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """The image with its lesion's outline, as large as a box of (height, width) holds it."""
     rows, columns = pixels.shape[:2]
-    scale = min(IMAGE_BOX[0] / rows, IMAGE_BOX[1] / columns)
+    scale = min(box[0] / rows, box[1] / columns)
     size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     resized = cv2.resize(pixels, size, interpolation=interpolation)
     view = np.ascontiguousarray(resized, dtype=np.uint8)
-    top, left = (IMAGE_BOX[0] - size[1]) // 2, (IMAGE_BOX[1] - size[0]) // 2
     if assessment.region is not None:
         _draw_outline(view, assessment.region.outline, (size[1] / rows, size[0] / columns))
-    canvas[top : top + size[1], left : left + size[0]] = view
+    return view
 
 
 def _draw_outline(
@@ -207,13 +223,13 @@ def _draw_assessment(panel: _Panel, overview: Overview, bottom: int) -> None:
     panel.paragraph(meaning + result.operating_point_meaning, 22, _MUTED, 2)
     panel.y += 14
     panel.rule()
-    remarks = _remarks(assessment)
+    remarks = _remarks(assessment, result)
     below = _SIZE_HEIGHT + _REMARK_HEIGHT * len(remarks)
     _draw_differential(panel, overview, bottom - below)
     panel.rule()
     _draw_size(panel, overview.sizes)
-    for line in remarks:
-        panel.text(line, 22, _AMBER)
+    for line, colour in remarks:
+        panel.text(line, 22, colour)
         panel.y += _REMARK_HEIGHT
 
 
@@ -264,10 +280,24 @@ def _draw_size(panel: _Panel, sizes: tuple[Size, ...]) -> None:
     panel.y += 44
 
 
-def _remarks(assessment: ImageAssessment) -> list[str]:
-    if not assessment.quality.warnings:
-        return []
-    text = "Image quality: " + "; ".join(assessment.quality.warnings)
+def _remarks(assessment: ImageAssessment, result: DiagnosisResult) -> list[tuple[str, _Colour]]:
+    """The possible diagnoses, the lesion's other images and the image quality, in lines."""
+    lines: list[tuple[str, _Colour]] = []
+    found = assessment.label_set
+    if found is not None:
+        colour = _AMBER if found.is_referred else _TEXT
+        lines += [(line, colour) for line in _lines(possible(found, result))]
+    lesion = lesion_of(assessment, result)
+    if lesion is not None:
+        sentence = lesion_sentence(assessment, lesion, result)
+        lines += [(line, _TEXT) for line in _lines(sentence)]
+    if assessment.quality.warnings:
+        text = "Image quality: " + "; ".join(assessment.quality.warnings)
+        lines += [(line, _AMBER) for line in _lines(text)]
+    return lines
+
+
+def _lines(text: str) -> list[str]:
     return wrapped(drawable(text), 22, _WIDTH, 3)
 
 

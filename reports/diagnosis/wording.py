@@ -29,6 +29,17 @@ def full_name(result: DiagnosisResult, label: str) -> str:
     return result.labels.get(label) or label
 
 
+def capitalised(text: str) -> str:
+    """The text with a capital at its beginning, the rest unchanged.
+
+    Examples
+    --------
+    >>> capitalised("image like no AIDA image")
+    'Image like no AIDA image'
+    """
+    return text[:1].upper() + text[1:]
+
+
 def promised(coverage: float) -> str:
     """The promise of a label set.
 
@@ -153,4 +164,4 @@ def _beside(assessment: ImageAssessment, result: DiagnosisResult) -> str:
 
 def _reasons(assessment: ImageAssessment) -> str:
     reasons = assessment.quality.reasons or ("No reason was given",)
-    return " ".join(sentence(reason) for reason in reasons)
+    return " ".join(sentence(capitalised(reason)) for reason in reasons)

@@ -95,7 +95,7 @@ def test_objects_of_any_source_are_valid(
     strictly_valid: Callable[[Dataset], None],
 ) -> None:
     objects = encoded(**SOURCES[name])
-    assert [item.role for item in objects] == ["sr", "seg-1", "overview-1"]
+    assert [item.role for item in objects] == ["sr", "seg-1", "overview-1", "pdf-1"]
     for item in objects:
         strictly_valid(item.dataset)
         dciodvfy(item.dataset)
@@ -105,7 +105,7 @@ def test_objects_of_several_images_are_valid(
     dciodvfy: Callable[[Dataset], None], strictly_valid: Callable[[Dataset], None]
 ) -> None:
     objects = mixed(generation=2, predecessors=(builders.PREDECESSOR,))
-    roles = ["sr", "seg-1", "overview-1", "overview-2", "overview-3"]
+    roles = ["sr", "seg-1", "overview-1", "pdf-1", "overview-2", "pdf-2", "overview-3", "pdf-3"]
     assert [item.role for item in objects] == roles
     for item in objects:
         strictly_valid(item.dataset)
@@ -130,7 +130,7 @@ def test_uids_and_series_are_distinct() -> None:
         by_series.setdefault(ds.SeriesInstanceUID, set()).add((ds.Modality, ds.SeriesNumber))
     assert all(len(kinds) == 1 for kinds in by_series.values())
     numbers = [number for kinds in by_series.values() for _, number in kinds]
-    assert len(set(numbers)) == len(by_series) == 3
+    assert len(set(numbers)) == len(by_series) == 6  # report, mask, pictures, three pages
     assert all(str(number).startswith("9") for number in numbers)
 
 
@@ -268,6 +268,6 @@ def test_many_images_do_not_collide() -> None:
         for n in range(1, 13)
     ]
     objects = encode(builders.result(*images), builders.context(*sources))
-    assert len({item.role for item in objects}) == 25
+    assert len({item.role for item in objects}) == 37
     numbers = {ds.SeriesNumber for ds in (item.dataset for item in objects)}
-    assert len(numbers) == 1 + 12 + 1
+    assert len(numbers) == 1 + 12 + 1 + 12

@@ -137,7 +137,7 @@ def test_image_that_could_not_be_decoded_has_a_region() -> None:
     objects = encode(builders.result(image), builders.context(source))
     (group,) = groups(objects[0].dataset)
     assert region(group).GraphicData == [0, 0, 1, 0, 1, 1, 0, 1, 0, 0]
-    assert [item.role for item in objects] == ["sr", "overview-1"]
+    assert [item.role for item in objects] == ["sr", "overview-1", "pdf-1"]
 
 
 def test_verdict_is_coded_and_said() -> None:

@@ -34,7 +34,7 @@ def test_name_survives_in_every_object(character_set: Any, name: str) -> None:
     objects = encode(
         builders.result(builders.assessment()), builders.context(builders.source(header))
     )
-    assert len(objects) == 3
+    assert len(objects) == 4
     for item in objects:
         again = builders.reread(item.dataset)
         assert again.SpecificCharacterSet == "ISO_IR 192"
