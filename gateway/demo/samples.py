@@ -193,7 +193,25 @@ def render(kind: Kind | str, seed: int, size: tuple[int, int] = (600, 450)) -> R
     rng = np.random.default_rng([seed, *kind.encode()])
     if kind is Kind.LENS_CAP:
         return dark_frame(Frame(height_px=height_px, width_px=width_px, px_per_mm=1.0), rng)
-    scene = _SCENES[kind]
+    return _photograph(_SCENES[kind], size, rng)
+
+
+def render_grown(seed: int, size: tuple[int, int] = (600, 450)) -> tuple[RGBImage, RGBImage]:
+    """Draw one nevus twice on the same skin, the second time larger and darker.
+
+    Returns
+    -------
+    Two (H, W, 3) pictures: before and after.
+    """
+    before = replace(_NEVUS, grow=partial(lesions.grow_nevus, radius_mm=2.7))
+    after = replace(_NEVUS, grow=partial(lesions.grow_nevus, radius_mm=3.5, pigment=1.25))
+    # The same numbers are drawn twice, so that furrows, vessels and hairs stay in their places.
+    first, second = (np.random.default_rng([seed, 17]) for _ in range(2))
+    return _photograph(before, size, first), _photograph(after, size, second)
+
+
+def _photograph(scene: _Scene, size: tuple[int, int], rng: np.random.Generator) -> RGBImage:
+    width_px, height_px = size
     # The lesion fits the shorter side, measured as if the picture were 4:3.
     px_per_mm = min(width_px / 4, height_px / 3) * 4 / scene.width_mm
     frame = Frame(height_px=height_px, width_px=width_px, px_per_mm=px_per_mm)
