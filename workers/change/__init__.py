@@ -1,0 +1,1 @@
+"""Change detection: which images belong together, how two of them are compared."""
