@@ -29,7 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--send-to",
         metavar="AET@HOST:PORT",
-        help="where results go (default: the results folder in the home)",
+        help="where results go, several separated by commas; /sr+seg behind one sends it these "
+        "kinds alone, /-pdf all but these (default: the results folder in the home)",
+    )
+    parser.add_argument(
+        "--models",
+        metavar="NAME",
+        nargs="+",
+        help="models that the embedded Triton loads (default: all of the model repository)",
     )
     parser.add_argument(
         "--bind", metavar="ADDRESS", help="address the listener binds to (default 127.0.0.1)"
@@ -65,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
         **_given(destination=args.send_to), calling_ae_title=listener.ae_title
     )
     if delivery.destination:
-        from gateway.sender import Destination
+        from gateway.delivery import parse_routes
 
-        Destination.parse(delivery.destination)  # a misspelt one is refused now, not at midnight
+        parse_routes(delivery.destination)  # a misspelt one is refused now, not at midnight
     return Supervisor(
         UpOptions(
             store=StoreSettings(home=home),
@@ -76,5 +83,6 @@ def run(args: argparse.Namespace) -> int:
             delivery=delivery,
             broker_url=os.environ.get("LENTIGO_BROKER_URL", ""),
             triton_url=os.environ.get("LENTIGO_TRITON_URL", ""),
+            models=tuple(args.models or ("*",)),
         )
     ).run()

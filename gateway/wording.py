@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.delivery import FOLDER
 from gateway.store import states
 from gateway.store.status import DeliveryStatus, StudyStatus, WorkItemStatus
-from gateway.store.work import FOLDER
 
 _ACTIONS = {
     "association.accepted": "Association accepted",
@@ -20,6 +20,7 @@ _ACTIONS = {
     "generation.closed": "Complete: nothing new came for the quiet window",
     "generation.postponed": "Choosing analyses postponed",
     "generation.not_routed": "No analysis applies",
+    "analysis.left_out": "Analysis left out",
     "instance.conflict": "Instance quarantined",
     "instance.own_result": "Our own result came back; filed, not analysed",
     "instance.prior": "An earlier image was fetched for comparison; not analysed",

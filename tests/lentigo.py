@@ -39,12 +39,14 @@ class Lentigo:
         send_to: str = "",
         arguments: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
+        models: tuple[str, ...] = ("diagnosis",),
     ) -> None:
         self.home = home
         self._arguments = (
             *("up", "--home", str(home), "--dicom-port", str(free_port())),
             *("--http-port", str(free_port())),
             *(("--send-to", send_to) if send_to else ()),
+            *(("--models", *models) if models else ()),
             *arguments,
         )
         self._environment = {

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gateway.delivery import Route
 from gateway.errors import LeaseLost, RecordUnavailable
 from gateway.logs import log_context
 from gateway.queue import BrokerUnavailable, Queue
@@ -23,6 +24,7 @@ from workers import pipeline
 from workers.adapters.scratch import ScratchFolder
 from workers.analysis import Registry
 from workers.delivery import Courier, deliver
+from workers.errors import BadModelOutput, ModelUnavailable
 from workers.failure import Failure, FailureKind, backoff_s, classify
 from workers.lease import Heartbeat
 from workers.limits import held_to
@@ -35,7 +37,7 @@ from workers.ports import (
     ResultFiles,
     ServedModel,
 )
-from workers.routing import decide, explain_no_match
+from workers.routing import Decision, decide, explain_no_match
 from workers.settings import WorkerSettings
 from workers.slide.source import NoSlides, SlideSource
 from workers.study import Study
@@ -64,7 +66,7 @@ class Services:
     settings: WorkerSettings
     results_folder: Path
     scratch_folder: Path
-    destinations: tuple[str, ...]
+    destinations: tuple[Route, ...]
     delivery_max_backoff_s: float
     owner: str
     """Names this process in the timeline."""
@@ -91,11 +93,16 @@ def _route(services: Services, generation_id: int) -> None:
     generation = services.ledger.load_generation(generation_id)
     if generation is None:
         return
-    decisions = decide(Study(generation, services.source, services.documents), services.registry)
+    decisions = [
+        _with_model(services, decision)
+        for decision in decide(
+            Study(generation, services.source, services.documents), services.registry
+        )
+    ]
     scheduled = [
         Scheduled(
             analysis=decision.analysis,
-            model_digest=_served(services, decision.analysis).digest,
+            model_digest=decision.model_digest,
             reason=decision.reason,
             priority=decision.priority,
         )
@@ -103,7 +110,12 @@ def _route(services: Services, generation_id: int) -> None:
         if decision.applies
     ]
     reason = "" if scheduled else explain_no_match(generation, decisions)
-    ids = services.ledger.record_routing(generation_id, scheduled, reason)
+    ids = services.ledger.record_routing(
+        generation_id,
+        scheduled,
+        reason,
+        left_out={each.analysis: each.reason for each in decisions if each.is_left_out},
+    )
     if ids or not scheduled:  # else another worker was faster
         log.info(
             "routed to %d analyses",
@@ -120,6 +132,27 @@ def _route(services: Services, generation_id: int) -> None:
                 priority=item.priority,
             ),
         )
+
+
+def _with_model(services: Services, decision: Decision) -> Decision:
+    """Bind a decision to the model in service, or leave the analysis out where it may not answer.
+
+    A model that cannot be asked now binds its work item when that runs: it holds up no other.
+    """
+    if not decision.applies:
+        return decision
+    try:
+        served = _served(services, decision.analysis)
+    except (ModelUnavailable, BadModelOutput) as exc:
+        log.warning("scheduled without its model: %s", exc, extra={"action": "model.unknown"})
+        return decision
+    level = served.manifest.evidence_level
+    if level != "real" and not services.settings.demonstration_models:
+        return decision.left_out(
+            f"the evidence behind the model is '{level}', and demonstration models are not "
+            "switched on"
+        )
+    return replace(decision, model_digest=served.digest)
 
 
 def work(services: Services, work_item_id: int) -> None:

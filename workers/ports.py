@@ -228,7 +228,12 @@ class RoutingRecord(Protocol):
         ...
 
     def record_routing(
-        self, generation_id: int, scheduled: Sequence[Scheduled], reason: str
+        self,
+        generation_id: int,
+        scheduled: Sequence[Scheduled],
+        reason: str,
+        *,
+        left_out: Mapping[str, str],
     ) -> list[int]:
         """Turn a closed generation into work items; return their ids."""
         ...

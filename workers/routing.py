@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.store.values import GenerationRow
 from workers.analysis import Analysis
@@ -21,6 +21,14 @@ class Decision:
     """0 to 9, higher first."""
     reason: str
     """Why it applies, or why not."""
+    model_digest: str = ""
+    """Of the model in service; empty while that is not known."""
+    is_left_out: bool = False
+    """True when it would apply, and its model may not answer here."""
+
+    def left_out(self, why: str) -> Decision:
+        """Return the decision not to run an analysis that would apply."""
+        return replace(self, applies=False, is_left_out=True, reason=f"{self.reason}, but {why}")
 
 
 def decide(study: Study, analyses: Iterable[Analysis]) -> tuple[Decision, ...]:

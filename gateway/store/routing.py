@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
@@ -68,7 +68,12 @@ class RoutingLedger:
             return load_generation(connection, generation_id)
 
     def record_routing(
-        self, generation_id: int, scheduled: Sequence[Scheduled], reason: str
+        self,
+        generation_id: int,
+        scheduled: Sequence[Scheduled],
+        reason: str,
+        *,
+        left_out: Mapping[str, str] | None = None,
     ) -> list[int]:
         """Turn a closed generation into work items, in one transaction.
 
@@ -78,6 +83,8 @@ class RoutingLedger:
             The analyses; empty when no rule matched.
         reason
             Why nothing was scheduled; shown when ``scheduled`` is empty.
+        left_out
+            Analysis that would apply -> why it is not run here; for the timeline.
 
         Returns
         -------
@@ -103,6 +110,15 @@ class RoutingLedger:
                 self._schedule(connection, routed.study_id, generation_id, item, now)
                 for item in scheduled
             ]
+            for analysis, why in (left_out or {}).items():
+                states.note(
+                    connection,
+                    now,
+                    "analysis.left_out",
+                    study_id=routed.study_id,
+                    analysis=analysis,
+                    reason=why,
+                )
             if not scheduled:
                 states.note(
                     connection,

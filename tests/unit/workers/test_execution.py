@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Row, select, update
 
+from gateway.delivery import Route
 from gateway.errors import RecordUnavailable
 from gateway.queue import BrokerUnavailable
 from gateway.sender import ObjectState, Outcome, Outgoing
@@ -30,7 +32,7 @@ from tests.unit.workers.fakes import (
 )
 from workers import analyses, execution
 from workers.analysis import load_registry
-from workers.errors import ModelUnavailable
+from workers.errors import ModelUnavailable, StorageUnavailable
 from workers.execution import Services, route, work
 from workers.settings import WorkerSettings
 
@@ -76,7 +78,7 @@ class World:
             settings=WorkerSettings(lease_s=30.0, max_backoff_s=10.0),
             results_folder=folder / "results",
             scratch_folder=folder / "run",
-            destinations=("PACS@127.0.0.1:104",),
+            destinations=(Route(name="PACS@127.0.0.1:104"),),
             delivery_max_backoff_s=60.0,
             owner="host:1",
             software_version="9.9.9",
@@ -158,13 +160,44 @@ class TestRoute:
         assert generation.state == "routed"
         assert "no analysis applies" in generation.reason
 
-    def test_model_server_that_is_away_postpones(self, world: World) -> None:
+    def test_model_that_is_away_holds_up_no_routing(self, world: World) -> None:
         world.models.error = ModelUnavailable("the model cannot be asked now")
+        work_item_id = world.routed()
+        assert world.item(work_item_id).model_digest == ""
+        world.models.error = None
+        work(world.services, work_item_id)
+        item = world.item(work_item_id)
+        assert (item.step, item.model_digest) == ("deliver", DIGEST)
+
+    def test_spool_that_is_away_postpones(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away(*_: object) -> None:
+            raise StorageUnavailable("the spool cannot be read")
+
+        monkeypatch.setattr(execution, "decide", away)
         route(world.services, world.received())
         (generation,) = world.rows(Generation)
         assert (generation.state, generation.attempts) == ("closed", 1)
-        assert "cannot be asked" in generation.reason
+        assert "cannot be read" in generation.reason
         assert 0 < (generation.next_attempt_at - world.record.clock.now).total_seconds() <= 10
+
+    def test_model_without_real_evidence_is_left_out_and_said(self, world: World) -> None:
+        world.models.evidence_level = "simulated"
+        route(world.services, world.received())
+        assert world.rows(WorkItem) == []
+        (generation,) = world.rows(Generation)
+        assert "demonstration models are not switched on" in generation.reason
+        (event,) = [each for each in world.rows(Event) if each.action == "analysis.left_out"]
+        assert event.detail["analysis"] == "diagnosis"
+
+    def test_model_without_real_evidence_runs_where_it_is_switched_on(self, world: World) -> None:
+        world.models.evidence_level = "simulated"
+        world.services = replace(
+            world.services,
+            settings=world.services.settings.model_copy(update={"demonstration_models": True}),
+        )
+        assert world.item(world.routed()).model_digest == DIGEST
 
     def test_broker_that_is_away_loses_nothing(self, world: World) -> None:
         def away(hint: Hint) -> None:
