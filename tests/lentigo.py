@@ -232,6 +232,20 @@ class Lentigo:
         """Wait until that many studies are completed."""
         self.wait_for_states({"completed"}, count, timeout_s)
 
+    def command(self, *arguments: str) -> str:
+        """Run another ``lentigo`` command on the same home; return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway.cli", *arguments],
+            env={**self._environment, "LENTIGO_HOME": str(self.home)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     @property
     def dicom_port(self) -> int:
         """The listener's port."""
