@@ -11,11 +11,13 @@ from functools import singledispatch
 from models.prognosis.result import PrognosisResult
 from models.results import DiagnosisResult
 from models.slide.result import SlideResult
+from models.tbp.result import TbpResult
 from reports.context import PredecessorReport, ReportContext, ReportObject, SourceImage
 from reports.diagnosis.encode import encode_diagnosis
 from reports.errors import UnsupportedResultError
 from reports.prognosis.encode import encode_prognosis
 from reports.slide.encode import encode_slides
+from reports.tbp.encode import encode_tbp
 
 __all__ = ["PredecessorReport", "ReportContext", "ReportObject", "SourceImage", "encode"]
 
@@ -49,3 +51,4 @@ def encode(result: object, context: ReportContext) -> list[ReportObject]:
 encode.register(DiagnosisResult, encode_diagnosis)
 encode.register(SlideResult, encode_slides)
 encode.register(PrognosisResult, encode_prognosis)
+encode.register(TbpResult, encode_tbp)

@@ -283,7 +283,7 @@ def _read_value(column: Measurement, value: object) -> tuple[float, _Problem | N
         return (math.nan, "unknown location") if number is None else (float(number), None)
     try:
         number_read = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan, "not a number"
     if math.isnan(number_read):
         return math.nan, "missing"

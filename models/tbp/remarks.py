@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 REMARKS: dict[str, str] = {
-    "NO_MEASUREMENTS": "Lesions without measurements",
+    "UNMEASURED": "Lesions without measurements",
     "NO_TILE": "Lesions without a tile",
-    "TILE_UNREADABLE": "Tiles that cannot be decoded",
-    "TILE_BLANK": "Tiles without any content",
+    "BAD_TILE": "Tiles that cannot be decoded",
+    "BLANK_TILE": "Tiles without any content",
+    "NOT_ASSESSED": "Lesions that no module can judge",
     "LACKS_VALUE": "Lesions that lack a needed measurement",
     "BAD_VALUE": "Measurements that are impossible",
     "NOT_DELIVERED": "Measurements that no lesion has",
@@ -18,17 +19,17 @@ REMARKS: dict[str, str] = {
     "NONE_ASSESSED": "No lesion was assessed",
     "DUPLICATE_ID": "Lesion identifier used by several tiles",
     "DUPLICATE_ROW": "Measurements that were sent twice",
-    "CONFLICTING_ROW": "Different measurements of one lesion",
+    "ROWS_DIFFER": "Different measurements of one lesion",
     "NO_IDENTIFIER": "Measurements that name no lesion",
     "OTHER_PATIENT": "Measurements of another patient",
     "UNKNOWN_UNIT": "Measurements in an unknown unit",
     "BAD_DOCUMENT": "Document that cannot be read",
-    "OUTCOME_IGNORED": "Columns that tell the outcome",
+    "OUTCOME_COLUMN": "Columns that tell the outcome",
     "COLUMN_IGNORED": "Columns that are not known",
     "TOO_MANY": "More lesions than can be screened",
     "NO_SKIN_TILE": "No tile to grade photodamage from",
 }
-"""Code (at most 16 characters) -> its meaning (at most 64)."""
+"""Code (at most 14 characters) -> its meaning (at most 64)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""TBP screening as DICOM: lesions for the viewer, the patient's summary, contact sheets."""

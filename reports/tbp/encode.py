@@ -1,0 +1,187 @@
+"""``TbpResult`` as DICOM: lesions for the viewer, the patient's summary, contact sheets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from pydicom import Dataset
+
+from models.tbp.patient import LesionScreening
+from models.tbp.result import TbpResult
+from reports import coding
+from reports.coding import Concept
+from reports.context import ReportContext, ReportObject, SourceImage
+from reports.errors import ResultError, SourceError
+from reports.provenance import series_description
+from reports.secondary_capture import secondary_capture
+from reports.source import Source, select_sources
+from reports.tbp.lesions import lesion_report
+from reports.tbp.patient import ROLE as PATIENT_ROLE
+from reports.tbp.patient import patient_report
+from reports.tbp.sheet import LESIONS_PER_SHEET, Shown, draw_sheets
+from reports.tracking import assign_tracking
+
+
+def encode_tbp(result: TbpResult, context: ReportContext) -> list[ReportObject]:
+    """All objects of a screening: ``sr``, ``sr-patient`` and ``sheet-N``.
+
+    Raises
+    ------
+    ResultError
+        When the result holds a value out of range, or a lesion without its tile.
+    SourceError
+        When a tile of the result is not among the sources.
+    """
+    _check(result, context)
+    tiles = _Tiles(result, context)
+    summary = _summary(result)
+    shown = tiles.shown(result)
+    lesions = lesion_report(
+        [
+            (lesion, source, tracking)
+            for (lesion, source), tracking in zip(
+                shown, assign_tracking([source for _, source in shown]), strict=True
+            )
+        ],
+        result,
+        summary=summary,
+        context=context,
+    )
+    patient = patient_report(
+        result,
+        [lesion for lesion in result.flagged if _tile(result, lesion) is None],
+        sources=tiles.all,
+        summary=summary,
+        context=context,
+    )
+    return [
+        ReportObject(role="sr", dataset=lesions),
+        ReportObject(role=PATIENT_ROLE, dataset=patient),
+        *_sheets(result, tiles, context),
+    ]
+
+
+class _Tiles:
+    """The sources of a result, legal copies only of those that are written about."""
+
+    def __init__(self, result: TbpResult, context: ReportContext) -> None:
+        self._images = {str(image.header.SOPInstanceUID): image for image in context.sources}
+        first = str(context.sources[0].header.SOPInstanceUID)
+        wanted = [_tile(result, lesion) for lesion in (*result.flagged, *result.drawn)]
+        uids = list(dict.fromkeys([first, *[uid for uid in wanted if uid is not None]]))
+        missing = [uid for uid in uids if uid not in self._images]
+        if missing:
+            raise SourceError("a tile of the result is not among the sources")
+        few = dataclasses.replace(context, sources=tuple(self._images[uid] for uid in uids))
+        self._sources = dict(zip(uids, select_sources(few, uids), strict=True))
+        self.first = self._sources[first]
+
+    @property
+    def all(self) -> list[Source]:
+        """Every tile, in the order of the study."""
+        return [
+            self._sources.get(uid) or Source(header=_identity(image.header), image=image)
+            for uid, image in self._images.items()
+        ]
+
+    def shown(self, result: TbpResult) -> list[tuple[LesionScreening, Source]]:
+        """Recommended lesions with their tiles; else one lesion, since a report needs a region."""
+        pairs = [(lesion, _tile(result, lesion)) for lesion in (*result.flagged, *result.drawn)]
+        found = {
+            lesion.lesion_id: (lesion, self._sources[uid])
+            for lesion, uid in pairs
+            if uid is not None
+        }
+        flagged = [pair for pair in found.values() if pair[0].is_flagged]
+        if flagged:
+            return flagged
+        # Nothing to recommend, or nothing that has a picture: the first of the list all the same.
+        rest = list(found.values())[:1]
+        return rest or [(result.screening.lesions[0], self.first)]
+
+    def pixels(self, uid: str | None) -> SourceImage | None:
+        """The image of a tile."""
+        return None if uid is None else self._images[uid]
+
+
+def _identity(header: Dataset) -> Dataset:
+    """What references to a tile need."""
+    kept = Dataset()
+    for keyword in (
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "Modality",
+    ):
+        setattr(kept, keyword, header.get(keyword) or "")
+    return kept
+
+
+def _tile(result: TbpResult, lesion: LesionScreening) -> str | None:
+    return result.tiles[lesion.lesion_id].sop_instance_uid
+
+
+def _check(result: TbpResult, context: ReportContext) -> None:
+    """Refuse a result that contradicts itself."""
+    lesions = result.screening.lesions
+    if not lesions:
+        raise ResultError("the result has no lesion")
+    if not context.sources:
+        raise SourceError("the result has no source")
+    if any(lesion.lesion_id not in result.tiles for lesion in lesions):
+        raise ResultError("a lesion of the result has no entry among the tiles")
+    for lesion in lesions:
+        for value in (lesion.risk_prob, lesion.trees_prob, lesion.nevus_prob):
+            if value is not None and not (math.isfinite(value) and -1e-6 <= value <= 1 + 1e-6):
+                raise ResultError("a lesion of the result has a probability outside [0, 1]")
+
+
+def _summary(result: TbpResult) -> Concept:
+    """CAD Processing and Findings Summary (CID 6047); a finding is a recommended lesion."""
+    screening = result.screening
+    if not screening.assessed:
+        return coding.NONE_SUCCEEDED
+    if not result.not_assessed:
+        return (
+            coding.ALL_SUCCEEDED_WITH_FINDINGS
+            if screening.flagged
+            else coding.ALL_SUCCEEDED_WITHOUT_FINDINGS
+        )
+    return (
+        coding.NOT_ALL_SUCCEEDED_WITH_FINDINGS
+        if screening.flagged
+        else coding.NOT_ALL_SUCCEEDED_WITHOUT_FINDINGS
+    )
+
+
+def _sheets(result: TbpResult, tiles: _Tiles, context: ReportContext) -> list[ReportObject]:
+    drawn = []
+    for lesion in result.drawn:
+        image = tiles.pixels(_tile(result, lesion))
+        drawn.append(Shown(lesion=lesion, pixels=None if image is None else image.pixels))
+    objects = []
+    for number, picture in enumerate(draw_sheets(drawn, result), start=1):
+        dataset = secondary_capture(
+            picture, source=tiles.first, index=number, model=result.model, context=context
+        )
+        first = (number - 1) * LESIONS_PER_SHEET
+        uids = [_tile(result, each.lesion) for each in drawn[first : first + LESIONS_PER_SHEET]]
+        references = [_reference(tiles, uid) for uid in uids if uid is not None]
+        if references:
+            dataset.SourceImageSequence = references
+        dataset.SeriesDescription = series_description("lesion contact sheet", context)
+        dataset.DerivationDescription = "Lesion tiles by rank with the result of an AI model"
+        objects.append(ReportObject(role=f"sheet-{number}", dataset=dataset))
+    return objects
+
+
+def _reference(tiles: _Tiles, uid: str) -> Dataset:
+    image = tiles.pixels(uid)
+    assert image is not None, "named by the result"
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = image.header.SOPClassUID
+    reference.ReferencedSOPInstanceUID = uid
+    reference.PurposeOfReferenceCodeSequence = [coding.SOURCE_IMAGE.as_item()]
+    return reference

@@ -1,0 +1,1 @@
+"""TBP screening in the clinic: which instances are tiles, and where measurements come from."""

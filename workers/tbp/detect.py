@@ -1,0 +1,149 @@
+"""Which instances of a study are lesion tiles of total body photography. Pure over its ports.
+
+Called by routing, of every analysis that takes photographs: it reads a few headers of each series
+of photographs, never all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pydicom import Dataset
+
+from gateway.store.values import InstanceRow
+from workers.errors import Undecodable
+from workers.photographs import DERMOSCOPIC_PHOTOGRAPHY, is_photograph
+from workers.study import Study
+
+PRIVATE_GROUP, PRIVATE_CREATOR = 0x0019, "99DERMAI TBP 1.0"
+"""Private block whose element 01 holds a tile's measurements as JSON."""
+IMAGE_TYPE = "TBP"
+"""Value of Image Type (value 3 or later) that marks a tile."""
+SKIN_IMAGE_TYPE = "SKIN"
+"""Value of Image Type of a tile of skin, from which photodamage is graded."""
+MIN_TRACKED_TILES = 20
+"""Tracked photographs in a series from which it counts as tiles without any other mark."""
+MAX_TRACKED_SIDE_PX = 512
+"""Longer side up to which a photograph without any other mark can be a tile; real tiles have 91 to
+159 pixels, photographs of a camera at least 640."""
+_DESCRIPTION = re.compile(
+    r"\b(tbp|total[- ]body|lesion tiles?|vectra|wb360|atbm|3d body)\b", re.IGNORECASE
+)
+_PROBES = 3
+"""Headers read of one series."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileSeries:
+    """The photographs of one series that are lesion tiles."""
+
+    instances: tuple[InstanceRow, ...]
+    mark: str
+    """What told so, readable."""
+
+
+def tile_series(study: Study) -> tuple[TileSeries, ...]:
+    """Find the series of lesion tiles.
+
+    Returns
+    -------
+    tuple of TileSeries
+        In the order of the study; empty for a study without total body photography.
+
+    Raises
+    ------
+    InstanceMissing, StorageUnavailable
+        From the ports. A header that cannot be read says nothing, for or against.
+
+    Notes
+    -----
+    A series of photographs (not dermoscopic ones) counts when a header that was read has the
+    private block, an Image Type that holds ``TBP``, or a Series Description that names the method;
+    without such a mark, when it has at least 20 photographs of at most 512 pixels and every header
+    that was read tracks a lesion of its own.
+    """
+    by_series: dict[str, list[InstanceRow]] = {}
+    for instance in study.instances:
+        if is_photograph(instance) and instance.sop_class_uid != DERMOSCOPIC_PHOTOGRAPHY:
+            by_series.setdefault(instance.series_instance_uid, []).append(instance)
+    found = []
+    for instances in by_series.values():
+        mark = _mark_of(study, instances)
+        if mark:
+            found.append(TileSeries(instances=tuple(instances), mark=mark))
+    return tuple(found)
+
+
+def tile_instances(study: Study) -> tuple[InstanceRow, ...]:
+    """Return every lesion tile of a study, in the order of the study."""
+    return tuple(each for series in tile_series(study) for each in series.instances)
+
+
+def is_marked(header: Dataset) -> bool:
+    """Whether a header says by itself that it is a tile."""
+    return bool(_own_mark(header))
+
+
+def is_skin(header: Dataset) -> bool:
+    """Whether a tile shows skin for photodamage, and no lesion."""
+    return SKIN_IMAGE_TYPE in image_types(header)
+
+
+def image_types(header: Dataset) -> tuple[str, ...]:
+    """Values of Image Type in capitals."""
+    value = header.get("ImageType") or ()
+    values = (value,) if isinstance(value, str) else value
+    return tuple(str(each).strip().upper() for each in values)
+
+
+def _mark_of(study: Study, instances: list[InstanceRow]) -> str:
+    """What tells that a series holds tiles; empty when nothing does."""
+    headers = list(_probed(study, instances))
+    for header in headers:
+        mark = _own_mark(header)
+        if mark:
+            return mark
+    if len(instances) >= MIN_TRACKED_TILES and headers and _are_tracked_tiles(headers):
+        return f"{len(instances)} small photographs, each of a tracked lesion of its own"
+    return ""
+
+
+def _own_mark(header: Dataset) -> str:
+    if any(IMAGE_TYPE in value.split() for value in image_types(header)):
+        return "Image Type"
+    if has_private_block(header):
+        return "private block of measurements"
+    if _DESCRIPTION.search(str(header.get("SeriesDescription") or "")):
+        return "Series Description"
+    return ""
+
+
+def has_private_block(header: Dataset) -> bool:
+    """Whether a header has the private block of measurements."""
+    return any(
+        str(header[tag].value) == PRIVATE_CREATOR
+        for tag in tuple(header.keys())
+        if tag.group == PRIVATE_GROUP and 0x10 <= tag.element <= 0xFF
+    )
+
+
+def _are_tracked_tiles(headers: list[Dataset]) -> bool:
+    uids = [str(header.get("TrackingUID") or header.get("TrackingID") or "") for header in headers]
+    sides = [max(header.get("Rows") or 0, header.get("Columns") or 0) for header in headers]
+    return (
+        all(uids)
+        and len(set(uids)) == len(uids)
+        and all(0 < side <= MAX_TRACKED_SIDE_PX for side in sides)
+    )
+
+
+def _probed(study: Study, instances: list[InstanceRow]) -> Iterable[Dataset]:
+    """Headers of the first, a middle and the last instance that can be read."""
+    last = len(instances) - 1
+    for number in dict.fromkeys((0, last // 2, last)):
+        try:
+            yield study.header(instances[number])
+        except Undecodable:
+            continue
