@@ -61,5 +61,6 @@ class PrognosisResult:
                 parts.append(f"{spec.meaning} {zero[0] if zero else 'none'}")
             else:
                 centre = 2.0**spec.centre if spec.transform == "log2" else spec.centre
-                parts.append(f"{spec.meaning} {centre:g} {spec.unit}")
+                unit = "years" if spec.unit == "a" else spec.unit
+                parts.append(f"{spec.meaning} {centre:g} {unit}")
         return ", ".join(parts)

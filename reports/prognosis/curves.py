@@ -11,7 +11,7 @@ from reports.page import GREY, INK, RULE, Colour, Frame, Page, Point
 
 _COLOURS: dict[str, Colour] = {"low risk": (0, 90, 160), HIGH_RISK: (190, 60, 20)}
 _SIZE = 7.0
-_LEFT, _RIGHT, _TABLE_ROW = 62.0, 8.0, 10.0
+_LEFT, _RIGHT, _TABLE_ROW, _LEGEND_ROW = 62.0, 8.0, 10.0, 10.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +36,15 @@ def draw_curves(page: Page, frame: Frame, result: PrognosisResult) -> None:
     """
     curves = sorted(result.manifest.curves, key=lambda curve: curve.group == HIGH_RISK)
     own = result.prognosis.risk_group if result.prognosis else ""
+    has_patient = result.prognosis is not None
+    legend = _LEGEND_ROW * (len(curves) + has_patient) + 8
     table = _TABLE_ROW * (len(curves) + 1) + 22
     axes = _Axes(
         frame=Frame(
             left=frame.left + _LEFT,
-            top=frame.top + 6,
+            top=frame.top + legend,
             width=frame.width - _LEFT - _RIGHT,
-            height=frame.height - table - 6,
+            height=frame.height - legend - table,
         ),
         years=float(max(2, int(result.manifest.follow_up_years))),
     )
@@ -51,7 +53,7 @@ def draw_curves(page: Page, frame: Frame, result: PrognosisResult) -> None:
         _draw_curve(page, axes, curve, is_own=curve.group == own)
     if result.prognosis is not None:
         _draw_patient(page, axes, result.prognosis.survival)
-    _draw_legend(page, axes, curves, own, has_patient=result.prognosis is not None)
+    _draw_legend(page, frame, curves, own, has_patient=has_patient)
     _draw_numbers(page, axes, curves)
 
 
@@ -118,11 +120,12 @@ def diamond(page: Page, at: Point, size: float = 3.4) -> None:
 
 
 def _draw_legend(
-    page: Page, axes: _Axes, curves: Sequence[GroupCurve], own: str, *, has_patient: bool
+    page: Page, frame: Frame, curves: Sequence[GroupCurve], own: str, *, has_patient: bool
 ) -> None:
-    x, y = axes.frame.left + 6, axes.frame.bottom - 14 - 11 * (len(curves) + has_patient)
+    """Above the curves, where no curve and no interval can cross it."""
+    x, y = frame.left, frame.top
     for curve in curves:
-        y += 11
+        y += _LEGEND_ROW
         is_own = curve.group == own
         page.line(
             [(x, y - 2.5), (x + 18, y - 2.5)],
@@ -131,10 +134,10 @@ def _draw_legend(
             is_dashed=not is_own,
         )
         words = f"{curve.group}, training cohort (n = {curve.n}, {curve.events} events)"
-        words += ": this patient's group" if is_own else ""
+        words += ": the group of this patient" if is_own else ""
         page.text((x + 23, y), words, size=_SIZE, is_bold=is_own)
     if has_patient:
-        y += 11
+        y += _LEGEND_ROW
         diamond(page, (x + 9, y - 2.5))
         page.text((x + 23, y), "this patient, predicted, with 95 % interval", size=_SIZE)
 

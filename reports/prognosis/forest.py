@@ -22,7 +22,7 @@ def forest_height(result: PrognosisResult) -> float:
 
 def draw_forest(page: Page, frame: Frame, result: PrognosisResult) -> None:
     """Draw one line a covariate: its ratio with the interval, and the patient's own ratio."""
-    names, plot, figures, own = frame.split(2.2, 4.0, 1.7, 1.9)
+    names, plot, figures, own = frame.split(2.6, 3.0, 2.5, 1.7, gap=10)
     ratios = result.manifest.hazard_ratios
     patients = [line.hazard_ratio for line in result.covariates if line.hazard_ratio is not None]
     lowest = min([*(each.low for each in ratios), *patients, 0.5])
@@ -31,14 +31,14 @@ def draw_forest(page: Page, frame: Frame, result: PrognosisResult) -> None:
     y = frame.top + 9
     page.text((names.left, y), "Covariate", size=_SIZE, is_bold=True)
     page.text((plot.left, y), "Hazard ratio (log scale)", size=_SIZE, is_bold=True)
-    page.text((figures.left, y), "95 % interval, p", size=_SIZE, is_bold=True)
+    page.text((figures.left, y), "Ratio (95 % interval), p", size=_SIZE, is_bold=True)
     page.text((own.left, y), "This patient", size=_SIZE, is_bold=True)
     top, bottom = y + 4, y + 4 + _ROW * len(ratios)
     _draw_axis(page, plot, limits, top, bottom)
     for number, (line, ratio) in enumerate(zip(result.covariates, ratios, strict=True)):
         middle = top + _ROW * (number + 0.5)
         base = middle + 2.6
-        page.text((names.left, base), f"{line.meaning}, {ratio.contrast}", size=_SIZE)
+        page.text((names.left, base), _name(line, ratio), size=_SIZE)
         page.text((figures.left, base), _figures(ratio), size=_SIZE)
         page.text((own.left, base), _own(line), size=_SIZE)
         _draw_ratio(page, plot, limits, middle, ratio)
@@ -78,6 +78,10 @@ def _draw_ratio(
         page.line([(x, y - 2.5), (x, y + 2.5)], colour=GREY, width=1.0)
     box = Frame(left=middle - 2.6, top=y - 2.6, width=5.2, height=5.2)
     page.box(box, fill=GREY)
+
+
+def _name(line: CovariateLine, ratio: HazardRatio) -> str:
+    return f"{line.meaning[:1].upper()}{line.meaning[1:]}, {ratio.contrast}"
 
 
 def _figures(ratio: HazardRatio) -> str:

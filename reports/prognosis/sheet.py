@@ -8,11 +8,12 @@ from reports.page import GREY, INK, WARNING, Page
 from reports.prognosis.curves import draw_curves
 from reports.prognosis.forest import draw_forest, forest_height
 from reports.prognosis.wording import (
+    evidence,
     group_meaning,
     headline,
-    identity,
     interval,
     meaning,
+    version,
 )
 from reports.wording import RESEARCH_USE, demonstration, percent, sentence
 
@@ -24,7 +25,7 @@ _MOST_REMARKS = 5
 
 def prognosis_page(result: PrognosisResult) -> Page:
     """Lay the page out; it names no patient."""
-    page = Page(title=TITLE, footer=f"{RESEARCH_USE} {identity(result)}")
+    page = Page(title=TITLE, footer=f"{RESEARCH_USE} {version(result)}")
     page.gap(14)  # viewers write into the corner
     warning = demonstration(result.model)
     if warning:
@@ -69,10 +70,14 @@ def _put_covariates(page: Page, result: PrognosisResult) -> None:
     page.heading("Covariates, and where they were taken from")
     rows = [("Covariate", "Value", "Source")]
     rows += [
-        (line.meaning, line.value or "missing", line.source or "nowhere stated")
+        (
+            line.meaning[:1].upper() + line.meaning[1:],
+            line.value or "missing",
+            line.source or "nowhere stated",
+        )
         for line in result.covariates
     ]
-    rows.append(("stage", result.stage or "not stated", result.stage_source or "nowhere stated"))
+    rows.append(("Stage", result.stage or "not stated", result.stage_source or "nowhere stated"))
     page.table(rows, (2, 1.6, 3))
     for remark in result.remarks[:_MOST_REMARKS]:
         page.paragraph(f"Remark: {sentence(remark)}", size=_NOTE + 0.5)
@@ -105,6 +110,7 @@ def _put_notes(page: Page, result: PrognosisResult) -> None:
             ("Competing risks", manifest.competing_risks),
             ("Intervals", manifest.interval_method),
         ]
+    notes.append(("Evidence", evidence(result)))
     page.gap(3)
     for name, text in notes:
         page.paragraph(f"{name}: {sentence(text)}", size=_NOTE)

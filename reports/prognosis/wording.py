@@ -43,14 +43,16 @@ def group_meaning(result: PrognosisResult) -> str:
     )
 
 
-def identity(result: PrognosisResult) -> str:
-    """Model, evidence and licence."""
+def version(result: PrognosisResult) -> str:
+    """Which model spoke."""
     model = result.model
-    return (
-        f"Model {model.name} {model.version}, weights {short_digest(model)}. "
-        f"Evidence ({model.evidence_level}): {sentence(model.evidence)} "
-        f"Licence: {sentence(model.licence)}"
-    )
+    return f"Model {model.name} {model.version}, weights {short_digest(model)}."
+
+
+def evidence(result: PrognosisResult) -> str:
+    """What stands behind the model, and its licence."""
+    model = result.model
+    return f"{model.evidence_level} data. {sentence(model.evidence)} Licence: {model.licence}"
 
 
 def comments(result: PrognosisResult) -> tuple[str, ...]:
@@ -82,5 +84,10 @@ def details(result: PrognosisResult) -> str:
             f"Intervals: {sentence(manifest.interval_method)}",
             f"Competing risks: {sentence(manifest.competing_risks)}",
         ]
-    parts += [f"Scope: {sentence(manifest.scope)}", identity(result), RESEARCH_USE]
+    parts += [
+        f"Scope: {sentence(manifest.scope)}",
+        version(result),
+        f"Evidence: {sentence(evidence(result))}",
+        RESEARCH_USE,
+    ]
     return " ".join(part for part in parts if part)
