@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from functools import singledispatch
 
+from models.change.result import ChangeResult
 from models.prognosis.result import PrognosisResult
 from models.results import DiagnosisResult
 from models.slide.result import SlideResult
 from models.tbp.result import TbpResult
+from reports.change.encode import encode_change
 from reports.context import PredecessorReport, ReportContext, ReportObject, SourceImage
 from reports.diagnosis.encode import encode_diagnosis
 from reports.errors import UnsupportedResultError
@@ -49,6 +51,7 @@ def encode(result: object, context: ReportContext) -> list[ReportObject]:
 
 
 encode.register(DiagnosisResult, encode_diagnosis)
+encode.register(ChangeResult, encode_change)
 encode.register(SlideResult, encode_slides)
 encode.register(PrognosisResult, encode_prognosis)
 encode.register(TbpResult, encode_tbp)

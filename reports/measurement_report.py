@@ -8,6 +8,7 @@ group without a region. Coded values are not drawn there, so the comments repeat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +78,7 @@ def measurement_report(
     summary: Concept,
     model: ModelIdentity,
     context: ReportContext,
+    others: Sequence[Source] = (),
 ) -> Dataset:
     """The measurement report of one analysis of one study.
 
@@ -90,6 +92,8 @@ def measurement_report(
         The model that spoke (TID 4019).
     context
         Time, installation, generation and predecessors.
+    others
+        Further instances that the report speaks of, perhaps of other studies.
 
     Returns
     -------
@@ -103,7 +107,7 @@ def measurement_report(
         raise ResultError("a report needs groups, and each group a measurement")
     return measurement_document(
         [_group(group, model) for group in groups],
-        sources=[group.source for group in groups],
+        sources=[*(group.source for group in groups), *others],
         summary=summary,
         model=model,
         context=context,

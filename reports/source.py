@@ -230,6 +230,20 @@ def select_sources(context: ReportContext, sop_instance_uids: list[str]) -> list
         When an instance is not among the sources, twice among them, lacks an identifying UID, or
         lies in another study than the first.
     """
+    selected = sources_of_any_study(context, sop_instance_uids)
+    if len({source.study_instance_uid for source in selected}) > 1:
+        raise SourceError("the sources lie in more than one study")
+    return selected
+
+
+def sources_of_any_study(context: ReportContext, sop_instance_uids: list[str]) -> list[Source]:
+    """The sources of a result that speaks of earlier studies too, in the result's order.
+
+    Raises
+    ------
+    SourceError
+        When an instance is not among the sources, twice among them, or lacks an identifying UID.
+    """
     by_uid: dict[str, Source] = {}
     for image in context.sources:
         source = _source(image)
@@ -237,9 +251,6 @@ def select_sources(context: ReportContext, sop_instance_uids: list[str]) -> list
             raise SourceError("two sources have the same SOPInstanceUID")
         by_uid[source.sop_instance_uid] = source
     try:
-        selected = [by_uid[uid] for uid in sop_instance_uids]
+        return [by_uid[uid] for uid in sop_instance_uids]
     except KeyError:
         raise SourceError("an image of the result is not among the sources") from None
-    if len({source.study_instance_uid for source in selected}) > 1:
-        raise SourceError("the sources lie in more than one study")
-    return selected

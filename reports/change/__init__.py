@@ -1,0 +1,1 @@
+"""Change: ``ChangeResult`` as SR, pictures, flicker and Segmentations."""

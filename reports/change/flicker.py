@@ -1,0 +1,140 @@
+"""Earlier and later image in one frame, as two frames that a viewer's cine mode flickers.
+
+Frame 1 is the earlier original, frame 2 the later one moved onto it: turned, shifted and resized,
+with nothing painted. A strip below the picture says which is which.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from pydicom import Dataset
+from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
+
+from models.change.result import Frames
+from models.results import ModelIdentity
+from reports import coding
+from reports.content_items import sop_reference
+from reports.context import ReportContext
+from reports.provenance import file_meta, series_description, series_number, stamp
+from reports.source import Source
+from reports.typography import drawable, fitted, font
+from reports.uids import result_uid
+
+FRAME_TIME_MS = 800
+"""Slow enough to see each picture, fast enough to see what jumps."""
+STRIP_PX = 40
+_SERIES_NUMBER_KIND = 4
+_FRAME_TIME_TAG = 0x00181063
+_STRIP = (22, 27, 34)
+_INK = (250, 196, 80)
+
+
+def flicker(
+    frames: Frames,
+    captions: tuple[str, str],
+    *,
+    sources: tuple[Source, Source],
+    index: int,
+    model: ModelIdentity,
+    context: ReportContext,
+) -> Dataset:
+    """A Multi-frame True Color Secondary Capture with two frames.
+
+    Parameters
+    ----------
+    frames
+        Both originals in one frame.
+    captions
+        What each frame shows, for the strip below it.
+    sources
+        The current image, whose study it belongs to, and the earlier one.
+    index
+        Number of the lesion in the result, 1-based.
+
+    References
+    ----------
+    PS3.3 A.8.5 (IOD), C.7.6.5 (Cine), C.7.6.6 (Multi-frame), C.8.6.3 (SC Multi-frame), 2024c.
+    """
+    current, _ = sources
+
+    def uid(role: str) -> str:
+        return result_uid(
+            current.study_instance_uid, context.generation, context.analysis, model.digest, role
+        )
+
+    ds = Dataset()
+    ds.SOPClassUID = MultiFrameTrueColorSecondaryCaptureImageStorage
+    ds.SOPInstanceUID = uid(f"flicker-{index}")
+    ds.SeriesInstanceUID = uid("flicker/series")
+    ds.SeriesNumber = series_number(_SERIES_NUMBER_KIND, 1)
+    ds.SeriesDescription = series_description("flicker, earlier and now", context)
+    ds.InstanceNumber = index
+    ds.Modality = "OT"
+    ds.ConversionType = "WSD"
+    ds.ImageType = ["DERIVED", "SECONDARY"]
+    ds.BurnedInAnnotation = "YES"
+    ds.PatientOrientation = ""
+    ds.Laterality = current.laterality or ""
+    ds.DerivationDescription = (
+        "Frame 1: earlier image, resized. Frame 2: this image, moved onto the earlier one"
+    )
+    ds.SourceImageSequence = [_reference(source) for source in sources]
+    is_lossy = any(s.header.get("LossyImageCompression") == "01" for s in sources)
+    ds.LossyImageCompression = "01" if is_lossy else "00"
+    if is_lossy:
+        _add_history(ds, sources)
+    stamp(ds, list(sources), context)
+    pictures = np.stack(
+        [
+            with_strip(image, caption)
+            for image, caption in zip((frames.before, frames.after), captions, strict=True)
+        ]
+    )
+    ds.NumberOfFrames = len(pictures)
+    ds.FrameIncrementPointer = _FRAME_TIME_TAG
+    ds.FrameTime = FRAME_TIME_MS
+    ds.SamplesPerPixel = 3
+    ds.PhotometricInterpretation = "RGB"
+    ds.PlanarConfiguration = 0
+    ds.Rows, ds.Columns = int(pictures.shape[1]), int(pictures.shape[2])
+    ds.BitsAllocated = ds.BitsStored = 8
+    ds.HighBit = 7
+    ds.PixelRepresentation = 0
+    data = pictures.tobytes()
+    ds.PixelData = data + b"\0" * (len(data) % 2)  # even length, PS3.5 7.1.1
+    ds["PixelData"].VR = "OB"
+    ds.file_meta = file_meta(ds)
+    return ds
+
+
+def _reference(source: Source) -> Dataset:
+    item = sop_reference(source.sop_class_uid, source.sop_instance_uid, source.frame_number)
+    item.PurposeOfReferenceCodeSequence = [coding.SOURCE_IMAGE.as_item()]
+    return item
+
+
+def _add_history(ds: Dataset, sources: tuple[Source, ...]) -> None:
+    """What was lost in a source stays lost (PS3.3 C.7.6.1.1.5)."""
+    lossy = next(s for s in sources if s.header.get("LossyImageCompression") == "01")
+    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        if keyword in lossy.header:
+            setattr(ds, keyword, lossy.header[keyword].value)
+
+
+def with_strip(image: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
+    """The picture above a strip with its caption; a viewer writes over the upper corners."""
+    height, width = image.shape[:2]
+    canvas = np.empty((height + STRIP_PX, width, 3), np.uint8)
+    canvas[:height] = image
+    canvas[height:] = _STRIP
+    picture = Image.fromarray(canvas)
+    text = fitted(drawable(caption), 22, width - 16)
+    ImageDraw.Draw(picture).text((8, height + 8), text, _INK, font(22))
+    return np.asarray(picture)
+
+
+def strip_mask(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask of a picture, of the same size as the picture with its strip."""
+    return np.vstack([mask, np.zeros((STRIP_PX, mask.shape[1]), np.bool_)])

@@ -1,0 +1,346 @@
+"""The picture of a change: both originals with their outlines, the lesion enlarged, the result.
+
+Every viewer shows it, whatever it makes of SR and SEG. It holds no patient's attribute and no date.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from models.change.result import ChangeResult, Comparison, Frames, LesionChange
+from reports.change.wording import (
+    days,
+    growth,
+    interval,
+    name,
+    registration,
+    time_point,
+    verdict,
+)
+from reports.segmentation import LESION_COLOUR_RGB
+from reports.slide.panel import (
+    AMBER,
+    BACKGROUND,
+    BLUE,
+    LEFT,
+    MUTED,
+    ORANGE,
+    PANEL,
+    RIGHT,
+    TEXT,
+    WIDTH,
+    Colour,
+    Panel,
+)
+from reports.typography import drawable, fitted, wrapped
+from reports.wording import demonstration, percent, short_digest
+
+PICTURE_SIZE = (1200, 1920)
+"""Height and width in pixels."""
+IMAGES_WIDTH = 1280
+
+_GREY: Colour = (150, 160, 172)
+_CASING: Colour = (10, 12, 14)
+_LATER_COLOUR: Colour = (255, 170, 60)  # orange against the cyan of the earlier outline
+_BANNER_HEIGHT = 64
+_CAPTION_HEIGHT = 44
+_GAP = 16
+_FOOT_Y = PICTURE_SIZE[0] - 66
+_ENLARGED_MARGIN = 0.25
+_MAX_POINTS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangePicture:
+    """What one picture shows."""
+
+    lesion: LesionChange
+    result: ChangeResult
+    current: NDArray[np.uint8] | None
+    """(H, W, 3) RGB; None if it could not be decoded."""
+    earlier: NDArray[np.uint8] | None
+    """(H, W, 3) RGB of the image that it is compared with; None without one."""
+    number: int
+    """Number of the lesion in the result, 1-based."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cell:
+    """One image of the picture with what is drawn on it and written below it."""
+
+    pixels: NDArray[np.uint8] | None
+    masks: tuple[tuple[NDArray[np.bool_], Colour], ...]
+    caption: str
+    colour: Colour
+
+
+def draw_change(shown: ChangePicture) -> NDArray[np.uint8]:
+    """The picture.
+
+    Returns
+    -------
+        (1200, 1920, 3) RGB, uint8; the same input gives the same bytes on one installation.
+    """
+    canvas = np.empty((*PICTURE_SIZE, 3), np.uint8)
+    canvas[:] = BACKGROUND
+    canvas[:, IMAGES_WIDTH:] = PANEL
+    banner = demonstration(shown.result.model)
+    if banner:
+        canvas[:_BANNER_HEIGHT, :IMAGES_WIDTH] = AMBER
+    captions = _place_cells(canvas, _rows(shown), _BANNER_HEIGHT if banner else 0)
+    picture = Image.fromarray(canvas)
+    panel = Panel(ImageDraw.Draw(picture))
+    if banner:
+        panel.centred(banner, IMAGES_WIDTH // 2, _BANNER_HEIGHT // 2, 34, BACKGROUND)
+    for text, x, y, colour in captions:
+        panel.centred(fitted(drawable(text), 26, IMAGES_WIDTH // 2 - 20), x, y, 26, colour)
+    _draw_head(panel, shown)
+    bottom = _draw_foot(panel, shown.result)
+    _draw_body(panel, shown, bottom)
+    return np.asarray(picture)
+
+
+def _rows(shown: ChangePicture) -> list[list[_Cell]]:
+    """The originals; below them the lesion enlarged in one frame, where there is one."""
+    lesion, pair = shown.lesion, shown.lesion.comparison
+    now = lesion.current.region
+    current = _Cell(
+        pixels=shown.current,
+        masks=() if now is None else ((now.mask, _LATER_COLOUR),),
+        caption="Now" if shown.current is not None else "This image could not be decoded",
+        colour=_LATER_COLOUR,
+    )
+    if pair is None:
+        return [[current]]
+    before = pair.before.region
+    when = "Earlier" if pair.days is None else f"Earlier, {days(pair.days)} before"
+    decoded = when if shown.earlier is not None else f"{when}: it could not be decoded"
+    earlier = _Cell(
+        pixels=shown.earlier,
+        masks=() if before is None else ((before.mask, LESION_COLOUR_RGB),),
+        caption=decoded,
+        colour=LESION_COLOUR_RGB,
+    )
+    rows = [[earlier, current]]
+    if pair.frames is not None:
+        rows.append(_enlarged(pair.frames))
+    return rows
+
+
+def _enlarged(frames: Frames) -> list[_Cell]:
+    """Both images in one frame, cut to the lesion; the later one has both outlines."""
+    part = _around(frames.before_mask | frames.after_mask)
+    before, after = frames.before_mask[part], frames.after_mask[part]
+    return [
+        _Cell(
+            pixels=frames.before[part],
+            masks=((before, LESION_COLOUR_RGB),),
+            caption="Earlier, enlarged",
+            colour=LESION_COLOUR_RGB,
+        ),
+        _Cell(
+            pixels=frames.after[part],
+            masks=((before, LESION_COLOUR_RGB), (after, _LATER_COLOUR)),
+            caption="Now, brought onto the earlier image; both outlines",
+            colour=_LATER_COLOUR,
+        ),
+    ]
+
+
+def _around(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """A frame of 4 to 3 around a mask, inside the image."""
+    rows, columns = np.nonzero(mask)
+    height, width = mask.shape
+    if not len(rows):
+        return slice(0, height), slice(0, width)
+    tall = (np.ptp(rows) + 1) * (1 + 2 * _ENLARGED_MARGIN)
+    wide = max((np.ptp(columns) + 1) * (1 + 2 * _ENLARGED_MARGIN), tall * 4 / 3)
+    tall = max(tall, wide * 3 / 4)
+    return (
+        _span(int(rows.min() + rows.max()) // 2, round(tall), height),
+        _span(int(columns.min() + columns.max()) // 2, round(wide), width),
+    )
+
+
+def _span(middle: int, length: int, limit: int) -> slice:
+    length = min(length, limit)
+    start = min(max(0, middle - length // 2), limit - length)
+    return slice(start, start + length)
+
+
+def _place_cells(
+    canvas: NDArray[np.uint8], rows: list[list[_Cell]], top: int
+) -> list[tuple[str, int, int, Colour]]:
+    """Put the images into place; return the captions with the points they stand around."""
+    captions = []
+    row_height = (PICTURE_SIZE[0] - top) // len(rows)
+    for row_index, row in enumerate(rows):
+        cell_width = IMAGES_WIDTH // len(row)
+        for column, cell in enumerate(row):
+            y, x = top + row_index * row_height, column * cell_width
+            box = (row_height - _CAPTION_HEIGHT - _GAP, cell_width - _GAP)
+            below = _place(canvas, cell, (y + _GAP // 2, x + _GAP // 2), box)
+            captions.append(
+                (cell.caption, x + cell_width // 2, below + _CAPTION_HEIGHT // 2, cell.colour)
+            )
+    return captions
+
+
+def _place(
+    canvas: NDArray[np.uint8], cell: _Cell, corner: tuple[int, int], box: tuple[int, int]
+) -> int:
+    """Draw one image with its outlines in the middle of its box; return where it ends below."""
+    if cell.pixels is None:
+        return corner[0] + box[0] // 2
+    rows, columns = int(cell.pixels.shape[0]), int(cell.pixels.shape[1])
+    scale = min(box[0] / rows, box[1] / columns)
+    size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    view = np.ascontiguousarray(
+        cv2.resize(np.ascontiguousarray(cell.pixels), size, interpolation=interpolation), np.uint8
+    )
+    for mask, colour in cell.masks:
+        _draw_outline(view, mask, (size[0] / columns, size[1] / rows), colour)
+    top = corner[0] + (box[0] - size[1]) // 2
+    left = corner[1] + (box[1] - size[0]) // 2
+    canvas[top : top + size[1], left : left + size[0]] = view
+    return top + size[1]
+
+
+def _draw_outline(
+    view: NDArray[np.uint8], mask: NDArray[np.bool_], scale: tuple[float, float], colour: Colour
+) -> None:
+    """The outline in a dark casing, so that it is seen on any skin and any lesion."""
+    fraction_bits = 4
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    rings = [
+        np.round(((ring + 0.5) * scale - 0.5) * (1 << fraction_bits)).astype(np.int32)
+        for ring in contours
+    ]
+    for stroke, thickness in ((_CASING, 5), (colour, 2)):
+        cv2.polylines(
+            view, rings, True, stroke, thickness, lineType=cv2.LINE_AA, shift=fraction_bits
+        )
+
+
+def _draw_head(panel: Panel, shown: ChangePicture) -> None:
+    total = len(shown.result.lesions)
+    panel.text("AI RESULT", 28, AMBER, weight=0.5)
+    panel.text("RESEARCH USE ONLY", 28, AMBER, x=RIGHT, right=True, weight=0.5)
+    panel.y += 48
+    if total > 1:
+        panel.text(f"Lesion {shown.number} of {total}", 26, MUTED)
+        panel.y += 40
+    pair = shown.lesion.comparison
+    if shown.lesion.not_assessed is not None or pair is None:
+        panel.text("NOT ASSESSED", 60, _GREY, weight=1)
+    else:
+        colour = ORANGE if pair.is_changed else BLUE
+        panel.text(verdict(shown.lesion).capitalize(), 60, colour, weight=1)
+    panel.y += 88
+
+
+def _draw_body(panel: Panel, shown: ChangePicture, bottom: int) -> None:
+    pair = shown.lesion.comparison
+    if shown.lesion.not_assessed is not None or pair is None:
+        problem = shown.lesion.not_assessed
+        panel.rule()
+        text = "no reason was given" if problem is None else problem.text
+        panel.paragraph(text[:1].upper() + text[1:], 30, TEXT, 7)
+        panel.y += 14
+        panel.paragraph("No probability of change is given.", 26, MUTED, 2)
+        panel.y += 14
+    else:
+        _draw_pair(panel, pair, shown.result)
+    _draw_points(panel, shown.lesion, bottom)
+    if pair is not None:
+        _draw_remarks(panel, pair, bottom)
+
+
+def _draw_pair(panel: Panel, pair: Comparison, result: ChangeResult) -> None:
+    prob = pair.change_prob or 0.0
+    panel.text("Probability of change", 32)
+    panel.text(percent(prob), 32, x=RIGHT, right=True, weight=0.5)
+    panel.y += 52
+    panel.bar(prob, ORANGE if pair.is_changed else BLUE, 22, tick=result.threshold)
+    panel.y += 44
+    panel.paragraph(
+        f"Changed from {percent(result.threshold)}: {result.threshold_meaning}", 22, MUTED, 2
+    )
+    panel.y += 14
+    panel.rule()
+    panel.text("Between the images", 26, MUTED)
+    panel.text(interval(pair), 26, x=RIGHT, right=True)
+    panel.y += 42
+    panel.text("Area", 26, MUTED)
+    panel.text(_plain(growth(pair)), 26, x=RIGHT, right=True)
+    panel.y += 46
+    panel.paragraph(_first_upper(registration(pair)), 22, MUTED, 3)
+    panel.y += 14
+
+
+def _plain(text: str) -> str:
+    """In the letters of the bundled font."""
+    return text.replace("mm²", "square mm").replace(", not calibrated", "")
+
+
+def _first_upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _draw_points(panel: Panel, lesion: LesionChange, bottom: int) -> None:
+    """Malignancy of each image, and the first suspicious time point of a sequence."""
+    if not lesion.time_points or panel.y > bottom - 120:
+        return
+    panel.rule()
+    panel.text("Malignancy, image by image", 24, MUTED)
+    panel.y += 38
+    shown = lesion.time_points[-_MAX_POINTS:]
+    first = lesion.first_suspicious
+    for point in shown:
+        if panel.y > bottom - 40:
+            break
+        is_first = first is not None and point is first
+        colour = ORANGE if is_first or point.is_suspicious else TEXT
+        panel.text(fitted(drawable(time_point(point, lesion)), 22, WIDTH), 22, colour)
+        panel.y += 32
+    if lesion.sequence and panel.y < bottom - 40:
+        said = "none" if first is None else name(first, lesion)
+        panel.text(f"First suspicious: {said}", 24, AMBER if first else MUTED)
+        panel.y += 38
+    panel.y += 10
+
+
+def _draw_remarks(panel: Panel, pair: Comparison, bottom: int) -> None:
+    for remark in pair.remarks:
+        lines = wrapped(drawable(_first_upper(remark)), 20, WIDTH, 3)
+        if panel.y + 28 * len(lines) > bottom:
+            return
+        for line in lines:
+            panel.text(line, 20, MUTED)
+            panel.y += 28
+
+
+def _draw_foot(panel: Panel, result: ChangeResult) -> int:
+    """Model and evidence, set from the bottom up; returns where they begin."""
+    model, pen = result.model, panel.y
+    lines = wrapped(drawable(model.evidence), 20, WIDTH, 4)
+    top = _FOOT_Y - 29 * len(lines) - 84
+    panel.y = top + 14
+    panel.rule()
+    panel.y -= 8
+    said = f"Model {model.name} {model.version}, weights {short_digest(model)}"
+    panel.text(fitted(drawable(said), 22, WIDTH), 22, MUTED)
+    panel.y += 36
+    for line in lines:
+        panel.text(line, 20, MUTED)
+        panel.y += 29
+    panel.y = _FOOT_Y
+    panel.text("Not for diagnostic use. No change is not benign.", 22, AMBER, x=LEFT)
+    panel.y = pen
+    return top
