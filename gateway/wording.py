@@ -21,6 +21,8 @@ _ACTIONS = {
     "generation.postponed": "Choosing analyses postponed",
     "generation.not_routed": "No analysis applies",
     "analysis.left_out": "Analysis left out",
+    "document.received": "A document of the site was received",
+    "document.attached": "A document that had waited for this study now belongs to it",
     "instance.conflict": "Instance quarantined",
     "instance.own_result": "Our own result came back; filed, not analysed",
     "instance.prior": "An earlier image was fetched for comparison; not analysed",
@@ -65,15 +67,20 @@ def detail_words(detail: Mapping[str, Any]) -> list[tuple[str, str]]:
     --------
     >>> detail_words({"retry_in_s": 4.0, "object": "seg-1", "reason": ""})
     [('retry in', '4.0 s'), ('object', 'seg-1')]
+    >>> detail_words({"measured": {"run_s": 1.53, "bytes_sent": 150528}})
+    [('run', '1.5 s'), ('sent', '151 kB')]
     """
-    return [
-        (
-            name.removesuffix("_s").replace("_", " "),
-            f"{value} s" if name.endswith("_s") else str(value),
-        )
-        for name, value in detail.items()
-        if value is not None and value != ""
-    ]
+    flat = {name: value for name, value in detail.items() if not isinstance(value, Mapping)}
+    for inner in detail.values():
+        flat |= inner if isinstance(inner, Mapping) else {}
+    return [_pair(name, value) for name, value in flat.items() if value is not None and value != ""]
+
+
+def _pair(name: str, value: Any) -> tuple[str, str]:
+    if name.startswith("bytes_"):
+        return name.removeprefix("bytes_"), size_words(value)
+    words = name.removesuffix("_s").replace("_", " ")
+    return words, f"{value:.1f} s" if name.endswith("_s") else str(value)
 
 
 def duration_words(seconds: float) -> str:

@@ -244,6 +244,7 @@ def _analyse(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:
             outcome=analysed.outcome,
             reason=analysed.reason,
             summary=analysed.summary,
+            measured=analysed.measured,
         ),
     )
     _announce(services, Hint(kind="deliver", id=claim.work_item_id, analysis=claim.analysis))

@@ -15,6 +15,7 @@ from reports.encode import PredecessorReport, ReportContext, ReportObject, Sourc
 from workers.analysis import Analysis, Tools
 from workers.encoding import Encoder
 from workers.errors import DemonstrationModel, ModelChanged
+from workers.metering import Meter, MeteredModels
 from workers.ports import (
     Checkpoint,
     Documents,
@@ -58,6 +59,8 @@ class Analysed:
     """``assessed`` or ``not_assessed``."""
     reason: str
     summary: dict[str, Any]
+    measured: dict[str, float]
+    """Seconds of its parts and traffic with the model server (``workers.metering``)."""
 
 
 def analyse(claim: Claim, analysis: Analysis, ports: Ports, checkpoint: Checkpoint) -> Analysed:
@@ -83,28 +86,35 @@ def analyse(claim: Claim, analysis: Analysis, ports: Ports, checkpoint: Checkpoi
     """
     served = _identify(claim, analysis, ports.inference)
     _check_evidence(served, ports.allows_demonstration)
-    conclusion = analysis.run(
-        Study(claim.generation, ports.source, ports.documents),
-        Tools(
-            served=served,
-            models=ports.inference,
-            encoder=Encoder(ports.inference, ports.embeddings),
-            source=ports.source,
-            priors=ports.priors,
-            scratch=ports.scratch,
-            checkpoint=checkpoint,
-            slides=ports.slides,
-        ),
-    )
+    meter = Meter()
+    models = MeteredModels(ports.inference, meter)
+    with meter.measure("run"):
+        conclusion = analysis.run(
+            Study(claim.generation, ports.source, ports.documents),
+            Tools(
+                served=served,
+                models=models,
+                encoder=Encoder(models, ports.embeddings),
+                source=ports.source,
+                priors=ports.priors,
+                scratch=ports.scratch,
+                checkpoint=checkpoint,
+                slides=ports.slides,
+            ),
+        )
     _check_same_model(served, analysis, ports.inference)
     checkpoint()
-    objects = encode(conclusion.result, _context(claim, ports, conclusion.sources))
+    with meter.measure("encode"):
+        objects = encode(conclusion.result, _context(claim, ports, conclusion.sources))
     checkpoint()
+    with meter.measure("write"):
+        written = tuple(_write(claim, ports.files, objects))
     return Analysed(
-        objects=tuple(_write(claim, ports.files, objects)),
+        objects=written,
         outcome="assessed" if conclusion.is_assessed else "not_assessed",
         reason=conclusion.reason,
         summary=conclusion.summary,
+        measured=meter.as_dict(),
     )
 
 

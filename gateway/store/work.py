@@ -7,12 +7,13 @@ Redis carry only hints.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from gateway.delivery import Route
 from gateway.errors import LeaseLost
 from gateway.store import states
 from gateway.store.engine import reading, writing
@@ -33,9 +34,6 @@ from gateway.store.values import (
     PriorReport,
 )
 
-FOLDER = "folder"
-"""Destination name of the results folder."""
-
 
 class WorkLedger(RoutingLedger, LeaseDesk):
     """Everything that happens to a study after it has closed."""
@@ -47,12 +45,13 @@ class WorkLedger(RoutingLedger, LeaseDesk):
         claim: Claim,
         objects: Sequence[NewObject],
         *,
-        destinations: Sequence[str],
+        destinations: Sequence[Route],
         outcome: str,
         reason: str,
         summary: dict[str, Any],
+        measured: Mapping[str, float] | None = None,
     ) -> None:
-        """End the analysis: commit its objects and one delivery of each to each destination."""
+        """End the analysis: commit its objects, each with a delivery to whoever takes it."""
         now = self._clock()
         with writing(self._engine) as connection:
             self._fenced(
@@ -80,11 +79,13 @@ class WorkLedger(RoutingLedger, LeaseDesk):
                     )
                     .returning(ResultObject.id)
                 ).scalar_one()
-                for destination in destinations:
+                for route in destinations:
+                    if not route.takes(new.sop_class_uid):
+                        continue
                     connection.execute(
                         insert(Delivery).values(
                             result_object_id=object_id,
-                            destination=destination,
+                            destination=route.name,
                             state="PENDING",
                             reason="",
                             confirmed_by="",
@@ -99,6 +100,7 @@ class WorkLedger(RoutingLedger, LeaseDesk):
                 analysis=claim.analysis,
                 outcome=outcome,
                 objects=len(objects),
+                **({"measured": dict(measured)} if measured else {}),
             )
             states.refresh_study(connection, claim.generation.study_id, now)
 

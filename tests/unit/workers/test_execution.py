@@ -215,7 +215,8 @@ class TestAnalyse:
         item = world.item(work_item_id)
         assert (item.step, item.outcome, item.lease_token) == ("deliver", "assessed", None)
         assert item.summary["label"] == "MEL"
-        assert [each.role for each in world.rows(ResultObject)] == ["sr", "seg-1", "overview-1"]
+        roles = [each.role for each in world.rows(ResultObject)]
+        assert roles == ["sr", "seg-1", "overview-1", "pdf-1"]
         assert {each.destination for each in world.rows(Delivery)} == {"PACS@127.0.0.1:104"}
         assert world.queue.hints[-1] == Hint(kind="deliver", id=work_item_id, analysis="diagnosis")
 
@@ -304,7 +305,7 @@ class TestAnalyse:
         world.record.clock.advance(10)
         work(world.services, work_item_id)
         assert world.item(work_item_id).model_digest == "cd" * 32
-        assert len(world.rows(ResultObject)) == 3
+        assert len(world.rows(ResultObject)) == 4
 
     def test_lost_lease_writes_nothing(self, world: World) -> None:
         work_item_id = world.routed()
@@ -384,7 +385,7 @@ class TestDeliver:
         work_item_id = world.analysed()
         work(world.services, work_item_id)
         work(world.services, work_item_id)
-        assert len(world.couriers.asked) == 3
+        assert len(world.couriers.asked) == 4
 
 
 def test_every_line_is_tied_to_the_work_item(

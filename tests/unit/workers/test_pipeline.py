@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -74,12 +76,13 @@ def blank() -> np.ndarray:
 def test_one_image_gives_a_report_a_mask_and_a_picture() -> None:
     world = World()
     analysed = world.run(claim())
-    assert roles(analysed.objects) == ["sr", "seg-1", "overview-1"]
+    assert roles(analysed.objects) == ["sr", "seg-1", "overview-1", "pdf-1"]
     assert analysed.outcome == "assessed"
     assert analysed.reason == ""
     assert analysed.summary == {
         "images": 1,
         "not_assessed": 0,
+        "referred": 0,
         "label": "MEL",
         "name": "Melanoma",
         "probability": pytest.approx(0.96, abs=0.05),
@@ -97,12 +100,21 @@ def test_files_are_named_by_study_generation_analysis_model_and_role() -> None:
         f"{STUDY_UID}/g01-diagnosis-{DIGEST[:8]}-01-sr.dcm",
         f"{STUDY_UID}/g01-diagnosis-{DIGEST[:8]}-02-seg-1.dcm",
         f"{STUDY_UID}/g01-diagnosis-{DIGEST[:8]}-03-overview-1.dcm",
+        f"{STUDY_UID}/g01-diagnosis-{DIGEST[:8]}-04-pdf-1.dcm",
     ]
 
 
 def test_a_re_run_makes_the_same_objects() -> None:
     first, second = World().run(claim()), World().run(claim(attempt=4, token="other"))
-    assert first == second
+    assert replace(first, measured={}) == replace(second, measured={})
+
+
+def test_says_what_its_parts_took() -> None:
+    measured = World().run(claim()).measured
+    assert measured["requests"] == 1
+    assert measured["bytes_sent"] == 224 * 224 * 3
+    assert measured["run_s"] >= measured["inference_s"] >= 0
+    assert {"encode_s", "write_s"} <= measured.keys()
 
 
 def test_undecodable_image_is_not_assessed_and_its_siblings_are() -> None:
@@ -131,7 +143,7 @@ def test_nothing_fit_for_the_model_is_a_result_too() -> None:
     assert world.models.batches == []
     assert analysed.outcome == "not_assessed"
     assert analysed.reason.startswith("not assessed: ")
-    assert roles(analysed.objects) == ["sr", "overview-1"]
+    assert roles(analysed.objects) == ["sr", "overview-1", "pdf-1"]
     assert "label" not in analysed.summary
 
 
@@ -155,7 +167,7 @@ def test_images_go_to_the_model_in_batches(monkeypatch: pytest.MonkeyPatch) -> N
     world = World()
     analysed = world.run(claim(*map(instance_row, range(1, 6))))
     assert world.models.batches == [2, 2, 1]
-    assert roles(analysed.objects)[1::2] == [f"seg-{number}" for number in range(1, 6)]
+    assert roles(analysed.objects)[1::3] == [f"seg-{number}" for number in range(1, 6)]
 
 
 def test_other_instances_of_the_study_are_left_alone() -> None:
