@@ -1,4 +1,4 @@
-"""``lentigo``: up, wrap, send, status, doctor and demo.
+"""``lentigo``: up, wrap, send, attach, status, doctor and demo.
 
 Each subcommand lives in the module that does the work; this one only parses. Exit codes: 0 done,
 1 the command's own failure (said in one line), 2 wrong usage, 3 time ran out.
@@ -23,6 +23,7 @@ COMMANDS = {
     "up": ("gateway.up", "start all services on this host, in the foreground"),
     "wrap": ("gateway.wrap", "turn JPEG or PNG pictures into DICOM"),
     "send": ("gateway.send", "send DICOM files or folders to a PACS or to Lentigo"),
+    "attach": ("gateway.attach", "attach a JSON, FHIR or CSV document to a study"),
     "status": ("gateway.status", "say where each study is"),
     "doctor": ("gateway.doctor", "check every part and say how to mend it"),
     "demo": ("gateway.demo.run", "send rendered samples through everything and show the results"),

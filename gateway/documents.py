@@ -52,6 +52,8 @@ class DocumentDesk:
             Nothing was kept: try again later.
         """
         media_type = self._checked(uid, name, stated_type, content)
+        if not self._spool.documents.is_dir():
+            self._spool.prepare()
         incoming = self._spool.begin()
         try:
             incoming.write(content)

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import wording
-from gateway.dashboard import views
+from gateway.dashboard import documents, views
 from gateway.dashboard.auth import Gate
 from gateway.dashboard.live import LiveFeed
 from gateway.errors import RecordUnavailable
@@ -69,6 +69,8 @@ def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engin
         results_folder=store.results_folder,
         session_hours=dashboard.session_hours,
     )
+    app.state.documents = documents.desk(store, engine)
+    app.include_router(documents.router)
     app.include_router(views.router)
     app.mount("/static", StaticFiles(directory=_FOLDER / "static"), name="static")
     app.add_exception_handler(HTTPException, _show_http_error)

@@ -16,6 +16,7 @@ from starlette.datastructures import FormData, Headers, MutableHeaders
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.dashboard import basic
 from gateway.errors import RecordUnavailable
 from gateway.store.accounts import Accounts, NewSession, Session
 
@@ -68,9 +69,13 @@ class Gate:
     async def _refusal(self, scope: Scope) -> Response | None:
         """Return the answer to a request that may not pass; None lets it pass."""
         headers, path = Headers(scope=scope), scope["path"]
-        if (refusal := _unfit(scope["method"], headers)) is not None:
+        is_upload = basic.is_upload(scope)
+        max_bytes = basic.MAX_BODY_BYTES if is_upload else _MAX_BODY_BYTES
+        if (refusal := _unfit(scope["method"], headers, max_bytes)) is not None:
             return refusal
         scope.setdefault("state", {})["session"] = None
+        if is_upload:
+            return await run_in_threadpool(basic.refusal, scope, headers, self._accounts)
         if path in PUBLIC or path.startswith(PUBLIC_FOLDER):
             return None
         wants_json = path.startswith("/api/") or path == "/live"
@@ -103,14 +108,14 @@ def cookie_of(headers: Headers, name: str) -> str:
     return morsel.value if morsel is not None else ""
 
 
-def _unfit(method: str, headers: Headers) -> Response | None:
+def _unfit(method: str, headers: Headers, max_bytes: int) -> Response | None:
     """Refuse bodies that no form of ours has, and requests that come from another site."""
     if method in {"GET", "HEAD", "OPTIONS"}:
         return None
     length = headers.get("content-length", "")
     if not length.isdigit():
         return PlainTextResponse("Content-Length is needed.", 411)
-    if int(length) > _MAX_BODY_BYTES:
+    if int(length) > max_bytes:
         return PlainTextResponse("The request is too large.", 413)
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != headers.get("host", ""):

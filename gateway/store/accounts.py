@@ -15,7 +15,7 @@ from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import Connection, Engine, delete, insert, or_, select, update
+from sqlalchemy import Connection, Engine, Row, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from gateway.errors import PasswordRefused
@@ -55,6 +55,28 @@ class NewSession:
     token: str
     expires_at: dt.datetime
     must_change_password: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who sent one request, by name and password."""
+
+    username: str
+    role: str
+    must_change_password: bool
+
+
+def _forgive_failures(connection: Connection, account_id: int, now: dt.datetime) -> bool:
+    """Forget failed logins; False when the account was locked meanwhile."""
+    opened = connection.execute(
+        update(Account)
+        .where(
+            Account.id == account_id,
+            or_(Account.locked_until.is_(None), Account.locked_until <= now),
+        )
+        .values(failed_logins=0, locked_until=None)
+    ).rowcount
+    return bool(opened)
 
 
 class Accounts:
@@ -142,34 +164,15 @@ class Accounts:
         The three refusals look and take the same, so that nobody learns which names exist.
         """
         now = self._clock()
-        username = username.replace("\0", "")[:_MAX_NAME_CHARACTERS]  # PostgreSQL keeps no NUL
-        with reading(self._engine) as connection:
-            account = connection.execute(
-                select(Account).where(Account.username == username)
-            ).first()
-        is_right = self._matches(account.password_hash if account else self._decoy(), password)
+        account = self._right_account(username, password, peer, now)
         if account is None:
-            self.audit("", "login.failed", peer=peer, cause="unknown account")
             return None
-        if account.locked_until is not None and account.locked_until > now:
-            self.audit(username, "login.failed", peer=peer, cause="locked")
-            return None
-        if not is_right:
-            self._count_failure(account.id, username, peer, now)
-            return None
+        username = account.username
         token = secrets.token_urlsafe(32)
         expires_at = now + dt.timedelta(hours=hours)
         with writing(self._engine) as connection:
             # Looked at again: guesses sent all at once would pass the first look together.
-            opened = connection.execute(
-                update(Account)
-                .where(
-                    Account.id == account.id,
-                    or_(Account.locked_until.is_(None), Account.locked_until <= now),
-                )
-                .values(failed_logins=0, locked_until=None)
-            ).rowcount
-            if not opened:
+            if not _forgive_failures(connection, account.id, now):
                 _audit(connection, now, username, "login.failed", peer=peer, cause="locked")
                 return None
             connection.execute(delete(WebSession).where(WebSession.expires_at <= now))
@@ -188,6 +191,45 @@ class Accounts:
             expires_at=expires_at,
             must_change_password=account.must_change_password,
         )
+
+    def authenticate(self, username: str, password: str, *, peer: str) -> Caller | None:
+        """Check name and password of one request, without a session.
+
+        Refusals are counted and look as those of ``log_in``.
+        """
+        now = self._clock()
+        account = self._right_account(username, password, peer, now)
+        if account is None:
+            return None
+        with writing(self._engine) as connection:
+            if not _forgive_failures(connection, account.id, now):
+                return None
+        return Caller(
+            username=account.username,
+            role=account.role,
+            must_change_password=account.must_change_password,
+        )
+
+    def _right_account(
+        self, username: str, password: str, peer: str, now: dt.datetime
+    ) -> Row[Any] | None:
+        """Account that name and password match and that is not locked; failures are audited."""
+        username = username.replace("\0", "")[:_MAX_NAME_CHARACTERS]  # PostgreSQL keeps no NUL
+        with reading(self._engine) as connection:
+            account = connection.execute(
+                select(Account).where(Account.username == username)
+            ).first()
+        is_right = self._matches(account.password_hash if account else self._decoy(), password)
+        if account is None:
+            self.audit("", "login.failed", peer=peer, cause="unknown account")
+            return None
+        if account.locked_until is not None and account.locked_until > now:
+            self.audit(username, "login.failed", peer=peer, cause="locked")
+            return None
+        if not is_right:
+            self._count_failure(account.id, username, peer, now)
+            return None
+        return account
 
     def _count_failure(self, account_id: int, username: str, peer: str, now: dt.datetime) -> None:
         with writing(self._engine) as connection:

@@ -45,6 +45,8 @@ class Registered:
     is_new: bool
     """False when the newest document of this name has the same bytes: nothing was written."""
     revision: int
+    sha256: str
+    """Of the document, in hexadecimal."""
     study_id: int | None
     """None while the study has not arrived."""
     generation: int | None
@@ -105,6 +107,7 @@ class DocumentRecord:
                 return Registered(
                     is_new=False,
                     revision=newest.revision,
+                    sha256=stored.sha256,
                     study_id=study_id,
                     generation=newest.generation_number,
                 )
@@ -138,7 +141,13 @@ class DocumentRecord:
             )
             if study_id is not None:
                 states.refresh_study(connection, study_id, now)
-        return Registered(is_new=True, revision=revision, study_id=study_id, generation=generation)
+        return Registered(
+            is_new=True,
+            revision=revision,
+            sha256=stored.sha256,
+            study_id=study_id,
+            generation=generation,
+        )
 
     def _generation(
         self, connection: Connection, study_id: int | None, now: dt.datetime
