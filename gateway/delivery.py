@@ -38,6 +38,21 @@ _STATUS_RANGES = (
 """PS3.4 Table B.2-1."""
 
 
+KINDS = {
+    "sr": "1.2.840.10008.5.1.4.1.1.88.34",  # Comprehensive 3D SR
+    "seg": "1.2.840.10008.5.1.4.1.1.66.4",  # Segmentation
+    "sc": "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture: overviews, contact sheets, pairs
+    "flicker": "1.2.840.10008.5.1.4.1.1.7.4",  # Multi-frame True Color Secondary Capture
+    "pdf": "1.2.840.10008.5.1.4.1.1.104.1",  # Encapsulated PDF
+    "map": "1.2.840.10008.5.1.4.1.1.30",  # Parametric Map
+    "ann": "1.2.840.10008.5.1.4.1.1.91.1",  # Microscopy Bulk Simple Annotations
+}
+"""Kind of result object -> its SOP Class (PS3.4 Table B.5-1). A kind can be switched off."""
+
+FOLDER = "folder"
+"""Name of the results folder as a destination."""
+
+
 class DestinationError(GatewayError):
     """A destination cannot be used; the message says how one is written."""
 
@@ -95,6 +110,66 @@ class Destination:
         """Return ``AET@HOST:PORT``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.ae_title}@{host}:{self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A destination by name, and the kinds of objects that it gets."""
+
+    name: str
+    """``AET@HOST:PORT``, or ``folder``."""
+    kinds: frozenset[str] = frozenset(KINDS)
+
+    @classmethod
+    def parse(cls, text: str) -> Route:
+        """Read ``AET@HOST:PORT``, with ``/sr+seg`` behind it for these kinds alone.
+
+        ``/-pdf-seg`` is every kind but these.
+
+        Raises
+        ------
+        DestinationError
+            If the text names no destination, or a kind that does not exist, or leaves none.
+
+        Examples
+        --------
+        >>> sorted(Route.parse("PACS@pacs.local:104/sr+seg").kinds)
+        ['seg', 'sr']
+        >>> "pdf" in Route.parse("PACS@pacs.local:104/-pdf").kinds
+        False
+        """
+        address, slash, options = text.strip().partition("/")
+        name = str(Destination.parse(address))
+        if not slash:
+            return cls(name=name)
+        is_exclusion = options.startswith("-")
+        words = options[1:].split("-") if is_exclusion else options.split("+")
+        named = {word.strip().lower() for word in words}
+        kinds = frozenset(KINDS) - named if is_exclusion else frozenset(named)
+        if not named <= set(KINDS) or not kinds:
+            raise DestinationError(
+                "behind the slash of a destination stand the kinds that it gets, e.g. /sr+seg, or "
+                f"those that it does not get, e.g. /-pdf; there are {', '.join(KINDS)}"
+            )
+        return cls(name=name, kinds=kinds)
+
+    def takes(self, sop_class_uid: str) -> bool:
+        """Whether objects of a SOP Class go there; a class of no known kind always does."""
+        return all(sop_class_uid != KINDS[kind] for kind in KINDS if kind not in self.kinds)
+
+
+def parse_routes(text: str) -> tuple[Route, ...]:
+    """Read the destinations of a comma-separated list; the results folder where it is empty.
+
+    Raises
+    ------
+    DestinationError
+        If an entry cannot be read, or a destination stands there twice.
+    """
+    routes = tuple(Route.parse(entry) for entry in text.split(",") if entry.strip())
+    if len({route.name for route in routes}) != len(routes):
+        raise DestinationError("a destination is named twice")
+    return routes or (Route(name=FOLDER),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,11 +26,11 @@ from rich.table import Table
 from sqlalchemy.engine import make_url
 
 from gateway.acceptance import parse_peers
+from gateway.delivery import Destination, parse_routes
 from gateway.echo import echo
 from gateway.embedded import ServerMissing, find_redis_server, find_triton
 from gateway.errors import GatewayError, RecordUnavailable
 from gateway.home import RunningInstance, resolve_home, running_instance
-from gateway.sender import Destination
 from gateway.settings import (
     BrokerSettings,
     DashboardSettings,
@@ -184,8 +184,7 @@ def check_settings(subject: Subject) -> Iterator[Finding]:
     """Peers and destination can be read."""
     try:
         parse_peers(subject.listener.allow_entries)
-        if subject.delivery.destination:
-            Destination.parse(subject.delivery.destination)
+        parse_routes(subject.delivery.destination)
     except GatewayError as exc:
         yield Finding(part="settings", verdict=FAIL, said=str(exc), remedy="mend that setting")
         return
@@ -258,15 +257,17 @@ def check_destination(subject: Subject) -> Iterator[Finding]:
         )
         return
     with contextlib.suppress(GatewayError):
-        problem = echo(
-            Destination.parse(wanted), calling_ae_title=subject.delivery.calling_ae_title
-        )
-        yield Finding(
-            part="destination",
-            verdict=FAIL if problem else PASS,
-            said=f"{wanted} {problem or 'answers C-ECHO'}",
-            remedy="check its address, and that it knows our AE title and host" if problem else "",
-        )
+        for route in parse_routes(wanted):
+            problem = echo(
+                Destination.parse(route.name), calling_ae_title=subject.delivery.calling_ae_title
+            )
+            remedy = "check its address, and that it knows our AE title and host"
+            yield Finding(
+                part="destination",
+                verdict=FAIL if problem else PASS,
+                said=f"{route.name} {problem or 'answers C-ECHO'}",
+                remedy=remedy if problem else "",
+            )
 
 
 def check_resolving(_: Subject) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -45,6 +46,8 @@ from gateway.delivery import (
 from gateway.settings import DeliverySettings
 
 _STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # PS3.4 C.6.2.3
+
+_NOT_TRIED = "the association ended early"
 
 _MAX_CONTEXTS = 128  # odd identifiers 1 to 255, PS3.8 9.3.2.2
 
@@ -85,8 +88,14 @@ class Sender:
         outcomes: dict[int, Outcome] = {}
         contexts, syntaxes = _propose(objects, outcomes)
         waiting = [each for each in objects if each.id not in outcomes]
-        if waiting:
+        give_up_at = time.monotonic() + self._settings.timeout_s
+        while waiting:
             self._associate(waiting, contexts, syntaxes, outcomes)
+            # One object that makes the destination abort must not hold up those behind it.
+            left = [each for each in waiting if outcomes[each.id].reason == _NOT_TRIED]
+            if len(left) == len(waiting) or time.monotonic() > give_up_at:
+                break
+            waiting = left
         return [outcomes[each.id] for each in objects]
 
     def _associate(
@@ -240,7 +249,7 @@ def _store(
             each, ObjectState.REFUSED, "the destination accepts no presentation context for it"
         )
     if not assoc.is_established:
-        return _outcome(each, ObjectState.PENDING, "the association ended early")
+        return _outcome(each, ObjectState.PENDING, _NOT_TRIED)
     try:
         ds = dcmread(each.path)
         status = assoc.send_c_store(ds)

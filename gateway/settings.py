@@ -142,7 +142,9 @@ class DeliverySettings(BaseSettings):
     model_config = _config(PREFIX + "DELIVERY_")
 
     destination: str = ""
-    """``AET@HOST:PORT`` of the PACS; empty keeps results in the results folder only."""
+    """``AET@HOST:PORT`` of the PACS, or several separated by commas; empty keeps results in the
+    results folder only. ``/sr+seg`` behind one sends it these kinds of objects alone, ``/-pdf``
+    every kind but these; there are sr, seg, sc, flicker, pdf, map and ann."""
     calling_ae_title: str = Field(default="LENTIGO", min_length=1, max_length=16)
     """The AE title we call with."""
     timeout_s: float = Field(default=30.0, gt=0)

@@ -246,6 +246,7 @@ def _print_study(console: Console, study: StudyStatus) -> None:
                 " ".join(filter(None, (each.destination, each.state, each.confirmed_by)))
                 for each in made.deliveries
             )
+            answers = answers or "not sent: no destination takes this kind"
             reasons = "; ".join(each.reason for each in made.deliveries if each.reason)
             table.add_row("", "", "", "", made.role, Text(answers), Text(reasons))
     console.print(table)

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
+from gateway.delivery import Route
 from gateway.part10 import InstanceHeader
 from gateway.ports import AssociationInfo
 from gateway.settings import CompletenessSettings
@@ -148,7 +149,7 @@ class Record:
         work_item_id: int,
         *,
         objects: tuple[NewObject, ...] = (),
-        destinations: tuple[str, ...] = (PACS,),
+        destinations: tuple[Route | str, ...] = (PACS,),
         outcome: str = "assessed",
         reason: str = "",
     ) -> None:
@@ -156,7 +157,9 @@ class Record:
         self.ledger.save_results(
             self.claim(work_item_id),
             objects or (new_object(),),
-            destinations=destinations,
+            destinations=[
+                each if isinstance(each, Route) else Route(name=each) for each in destinations
+            ],
             outcome=outcome,
             reason=reason,
             summary={"headline": "NV 0.91"},

@@ -11,6 +11,7 @@ from importlib import metadata
 import cv2
 from sqlalchemy import Engine
 
+from gateway.delivery import FOLDER, parse_routes
 from gateway.filing import InstanceFiler
 from gateway.queue import CeleryQueue
 from gateway.sender import Destination, FolderSender, Sender
@@ -27,7 +28,7 @@ from gateway.store.documents import DocumentReader
 from gateway.store.engine import open_engine
 from gateway.store.intake import Intake
 from gateway.store.lesions import LesionIndex
-from gateway.store.work import FOLDER, WorkLedger
+from gateway.store.work import WorkLedger
 from workers import analyses
 from workers.adapters.documents import SpoolDocuments
 from workers.adapters.embeddings import EmbeddingFile
@@ -70,9 +71,6 @@ def build_services(settings: Settings) -> Services:
     """
     # One decoder thread: the processes of the pool are the parallelism.
     cv2.setNumThreads(1)
-    destination = settings.delivery.destination.strip()
-    if destination:
-        Destination.parse(destination)
     engine = open_engine(settings.store.record_url)
     return Services(
         ledger=WorkLedger(engine),
@@ -88,7 +86,7 @@ def build_services(settings: Settings) -> Services:
         settings=settings.worker,
         results_folder=settings.store.results_folder,
         scratch_folder=settings.store.run_folder,
-        destinations=(destination or FOLDER,),
+        destinations=parse_routes(settings.delivery.destination),
         delivery_max_backoff_s=settings.delivery.max_backoff_s,
         owner=f"{socket.gethostname()}:{os.getpid()}",
         software_version=software_version(),

@@ -81,7 +81,7 @@ def deliver(
     deliveries = record.load_deliveries(claim)
     states = {each.id: ObjectState(each.state) for each in deliveries}
     waiting: dict[str, str] = {}
-    refused: dict[str, str] = {}
+    refused: dict[int, str] = {}
     for destination in dict.fromkeys(each.destination for each in deliveries):
         own = [each for each in deliveries if each.destination == destination]
         still = [
@@ -98,7 +98,7 @@ def deliver(
             if outcome.state in (ObjectState.PENDING, ObjectState.STORED):
                 waiting.setdefault(outcome.reason, each.role)
             if outcome.state is ObjectState.REFUSED:
-                refused[each.role] = outcome.reason
+                refused[each.id] = outcome.reason
     if waiting:
         return Delivered(failure=FailureKind.TRANSIENT, reason=_list_reasons(waiting))
     return _conclude(deliveries, states, refused)
@@ -135,14 +135,22 @@ def _list_reasons(waiting: dict[str, str]) -> str:
 
 
 def _conclude(
-    deliveries: Sequence[DeliveryRow], states: dict[int, ObjectState], refused: dict[str, str]
+    deliveries: Sequence[DeliveryRow], states: dict[int, ObjectState], refused: dict[int, str]
 ) -> Delivered:
+    """Done, unless a destination took nothing at all of what it was to get."""
     # What an earlier attempt was refused belongs to the conclusion; the record has its reason.
-    for each in deliveries:
-        if states[each.id] is ObjectState.REFUSED:
-            refused.setdefault(each.role, "refused before")
-    text = "; ".join(f"{role} refused: {reason}" for role, reason in refused.items())
-    if refused and not any(state is ObjectState.CONFIRMED for state in states.values()):
+    said = [
+        (each, refused.get(each.id, "refused before"))
+        for each in deliveries
+        if states[each.id] is ObjectState.REFUSED
+    ]
+    destinations = {each.destination for each in deliveries}
+    takers = {each.destination for each in deliveries if states[each.id] is ObjectState.CONFIRMED}
+    text = "; ".join(
+        f"{each.role} refused{f' by {each.destination}' if len(destinations) > 1 else ''}: {reason}"
+        for each, reason in said
+    )
+    if destinations - takers:
         return Delivered(
             failure=FailureKind.REJECTED, reason=f"the destination takes no result: {text}"
         )

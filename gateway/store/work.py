@@ -100,7 +100,7 @@ class WorkLedger(RoutingLedger, LeaseDesk):
                 analysis=claim.analysis,
                 outcome=outcome,
                 objects=len(objects),
-                **({"measured": dict(measured)} if measured else {}),
+                measured=dict(measured or {}),
             )
             states.refresh_study(connection, claim.generation.study_id, now)
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
+from gateway.delivery import KINDS, Route
 from gateway.errors import LeaseLost
 from gateway.store.engine import reading
 from gateway.store.leases import MAX_CRASHES
@@ -53,7 +54,7 @@ def save(record, claim, *objects):
     record.ledger.save_results(
         claim,
         objects or (new_object(),),
-        destinations=(PACS,),
+        destinations=(Route(name=PACS),),
         outcome="assessed",
         reason="",
         summary={},
@@ -526,3 +527,19 @@ def test_deliveries_need_no_place(record):
     record.analyse(first)
     record.ledger.claim(second, owner="one", lease_s=LEASE_S, at_most={"diagnosis": 1})
     assert record.ledger.claim(first, owner="two", lease_s=LEASE_S, at_most={"diagnosis": 1})
+
+
+def test_object_whose_kind_is_switched_off_has_no_delivery_there(record):
+    (item,) = record.schedule()
+    objects = (
+        new_object("sr", sop_class_uid=KINDS["sr"]),
+        new_object("pdf-1", sop_class_uid=KINDS["pdf"]),
+    )
+    record.analyse(
+        item,
+        objects=objects,
+        destinations=(Route(name=PACS), Route(name="VIEWER@h:1", kinds=frozenset({"sr"}))),
+    )
+    claim = record.claim(item)
+    found = [(each.role, each.destination) for each in record.ledger.load_deliveries(claim)]
+    assert found == [("sr", PACS), ("sr", "VIEWER@h:1"), ("pdf-1", PACS)]

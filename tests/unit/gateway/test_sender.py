@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
 
+from gateway.delivery import KINDS, Route, parse_routes
 from gateway.sender import (
     Destination,
     DestinationError,
@@ -200,13 +201,33 @@ class TestDeliver:
         assert states(outcomes) == ["CONFIRMED", state, "CONFIRMED"]
         assert outcomes[1].status == status
 
-    def test_abort_keeps_what_was_stored_and_postpones_the_rest(
+    def test_abort_at_one_object_keeps_what_was_stored_and_does_not_stop_the_rest(
         self, objects: list[Outgoing]
     ) -> None:
         with StorageScp(abort_on=SEGMENTATION).serving() as scp:
             outcomes = deliver(scp, objects)
-        assert states(outcomes) == ["STORED", "PENDING", "PENDING"]
-        assert all(outcome.reason for outcome in outcomes)
+        assert states(outcomes) == ["STORED", "PENDING", "CONFIRMED"]
+        assert all(outcome.reason for outcome in outcomes[:2])
+        assert scp.associations == 2
+
+    def test_every_kind_of_result_is_sent_and_a_class_that_is_not_accepted_stops_no_other(
+        self, tmp_path: Path
+    ) -> None:
+        everything = list(KINDS.values())
+        sent = [outgoing(tmp_path, number, uid) for number, uid in enumerate(everything)]
+        lacking = {KINDS["seg"], KINDS["map"], KINDS["ann"], KINDS["flicker"]}
+        accepted = [uid for uid in everything if uid not in lacking]
+        with StorageScp(sop_classes=everything).serving() as scp:
+            assert states(deliver(scp, sent)) == ["CONFIRMED"] * len(KINDS)
+        with StorageScp(sop_classes=accepted).serving() as scp:
+            outcomes = deliver(scp, sent)
+        for each, outcome in zip(sent, outcomes, strict=True):
+            if each.sop_class_uid in lacking:
+                assert outcome.state is ObjectState.REFUSED
+                assert "no presentation context" in outcome.reason
+            else:
+                assert (outcome.state, outcome.confirmed_by) == (ObjectState.CONFIRMED, "c-find")
+        assert {str(ds.SOPClassUID) for ds in scp.stored} == set(accepted)
 
     def test_rejected_association_is_passing(self, objects: list[Outgoing]) -> None:
         with StorageScp(required_calling_ae_title="OTHER").serving() as scp:
@@ -334,3 +355,40 @@ def test_dcmtk_receives_and_its_store_answer_confirms(
         assert len(scp.files()) == 3
     assert states(outcomes) == ["CONFIRMED"] * 3
     assert {outcome.confirmed_by for outcome in outcomes} == {"c-store"}
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("PACS@host:104", set(KINDS)),
+        (" PACS@host:104/sr+SEG ", {"sr", "seg"}),
+        ("PACS@[::1]:104/-pdf-sc", set(KINDS) - {"pdf", "sc"}),
+    ],
+)
+def test_route_gets_the_kinds_behind_the_slash(text: str, kinds: set[str]) -> None:
+    route = Route.parse(text)
+    assert route.kinds == kinds
+    assert {kind for kind, uid in KINDS.items() if route.takes(uid)} == kinds
+    assert route.takes("1.2.3")  # what no switch names is not kept back
+    assert Destination.parse(route.name).port == 104
+
+
+def test_destinations_are_a_list_and_the_folder_is_where_there_is_none() -> None:
+    both = parse_routes("PACS@a:104/sr, ARCHIVE@b:11112,")
+    assert [route.name for route in both] == ["PACS@a:104", "ARCHIVE@b:11112"]
+    assert [route.name for route in parse_routes("  ")] == ["folder"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PACS@host",
+        "PACS@host:104/",
+        "PACS@host:104/sr+unknown",
+        "PACS@host:104/-sr-seg-sc-flicker-pdf-map-ann",
+        "PACS@host:104,PACS@host:104/sr",
+    ],
+)
+def test_list_of_destinations_that_cannot_be_meant_is_refused(text: str) -> None:
+    with pytest.raises(DestinationError):
+        parse_routes(text)

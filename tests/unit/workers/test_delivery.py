@@ -111,3 +111,19 @@ def test_every_destination_gets_its_own() -> None:
     assert delivered.failure is FailureKind.TRANSIENT
     assert record.marks == [(1, "CONFIRMED")]
     assert couriers["A@h:1"].asked[0].path == Path("/results/1.4/1.dcm")
+
+
+def test_destination_that_takes_nothing_is_named_beside_one_that_takes_all() -> None:
+    rows = [row(1, "CONFIRMED"), row(2, "REFUSED", "B@h:1"), row(3, "CONFIRMED")]
+    done = run(FakeRecord(deliveries=rows), Scripted())
+    assert done.failure is FailureKind.REJECTED
+    assert "role-2 refused by B@h:1" in done.reason
+    rows = [row(1, "CONFIRMED"), row(2, "REFUSED", "B@h:1"), row(3, "CONFIRMED", "B@h:1")]
+    done = run(FakeRecord(deliveries=rows), Scripted())
+    assert done.failure is None
+    assert "role-2 refused by B@h:1" in done.reason
+
+
+def test_work_item_without_anything_to_send_is_done() -> None:
+    done = run(FakeRecord(deliveries=[]), Scripted())
+    assert (done.failure, done.reason) == (None, "")
