@@ -18,6 +18,8 @@ from pathlib import Path
 
 from pydicom import Dataset
 
+from models.errors import SlideError
+from models.slide.tiles import check_spacing
 from workers.adapters.slide_header import (
     PYRAMID,
     Layout,
@@ -222,10 +224,11 @@ def _ratio(one: float | None, other: float | None) -> float | None:
 
 def _check_extent(finest: Level, remarks: list[str]) -> None:
     """Compare the size that the spacing gives with that of the imaged volume and of a slide."""
-    spacing = finest.spacing_um
-    if spacing[0] is None or spacing[1] is None:
+    try:
+        um_px = check_spacing(*finest.spacing_um)
+    except SlideError:  # the slide says it when it is asked for its resolution
         return
-    extent_um = [side * um for side, um in zip(finest.size, spacing, strict=True) if um]
+    extent_um = [side * um_px for side in finest.size]
     if max(extent_um) > MAX_SIDE_MM * 1000:
         raise Undecodable(
             f"a slide of {extent_um[0] / 1000:.0f} x {extent_um[1] / 1000:.0f} mm is implausible: "

@@ -130,8 +130,10 @@ class Level:
         for frame in frames:
             offsets.append(position)
             step = -(-len(frame) // self.fragments // 2) * 2 + 2
-            for start in range(0, len(frame), step if self.fragments > 1 else len(frame) or 1):
-                piece = frame[start : start + step] if self.fragments > 1 else frame
+            if self.fragments == 1:
+                step = max(len(frame), 1)
+            for start in range(0, max(len(frame), 1), step):
+                piece = frame[start : start + step]
                 piece += b"\0" * (len(piece) % 2)
                 items.append(struct.pack("<HHI", 0xFFFE, 0xE000, len(piece)) + piece)
                 position += len(items[-1])
@@ -143,10 +145,8 @@ class Level:
             dataset.ExtendedOffsetTable = struct.pack(f"<{len(offsets)}Q", *offsets)
             lengths = [len(frame) for frame in frames]
             dataset.ExtendedOffsetTableLengths = struct.pack(f"<{len(lengths)}Q", *lengths)
-        end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
-        head = struct.pack("<HHI", 0xFFFE, 0xE000, len(table)) + table
-        # pydicom writes the delimiter of the sequence itself where it is missing.
-        return head + b"".join(items) + end[:0]
+        # pydicom adds the delimiter.
+        return struct.pack("<HHI", 0xFFFE, 0xE000, len(table)) + table + b"".join(items)
 
     def _header(self, path: Path, frames: int) -> Dataset:
         height, width = self.picture.shape[:2]
