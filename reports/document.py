@@ -123,7 +123,7 @@ def measurement_document(
                 *subject,
                 _procedure(sources[0]),
                 code(coding.PROCESSING_SUMMARY, summary),
-                _image_library(sources),
+                *_image_library([source for source in sources if source.is_image]),
                 container(coding.IMAGING_MEASUREMENTS, list(groups)),
             ],
             relationship=None,
@@ -187,10 +187,12 @@ def _procedure(source: Source) -> Dataset:
     return code(coding.PROCEDURE_REPORTED, value, Relationship.CONCEPT_MOD)
 
 
-def _image_library(sources: Sequence[Source]) -> Dataset:
-    """Image library (TID 1600), with the modality of each image (TID 1602)."""
-    entries = [image_item(source, Relationship.CONTAINS, [_modality(source)]) for source in sources]
-    return container(coding.IMAGE_LIBRARY, [container(coding.IMAGE_LIBRARY_GROUP, entries)])
+def _image_library(images: Sequence[Source]) -> list[Dataset]:
+    """Image library (TID 1600), with the modality of each image (TID 1602); none without images."""
+    if not images:
+        return []
+    entries = [image_item(source, Relationship.CONTAINS, [_modality(source)]) for source in images]
+    return [container(coding.IMAGE_LIBRARY, [container(coding.IMAGE_LIBRARY_GROUP, entries)])]
 
 
 def _modality(source: Source) -> Dataset:

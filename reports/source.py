@@ -95,6 +95,12 @@ _MULTI_FRAME_CLASSES = (
     VideoPhotographicImageStorage,
     VLWholeSlideMicroscopyImageStorage,
 )
+_NO_IMAGE_CLASSES = (  # PS3.4 Table B.5-1, by their beginnings
+    "1.2.840.10008.5.1.4.1.1.88.",  # structured reports, key object selections
+    "1.2.840.10008.5.1.4.1.1.104.",  # encapsulated documents
+    "1.2.840.10008.5.1.4.1.1.11.",  # presentation states
+    "1.2.840.10008.5.1.4.1.1.9.",  # waveforms
+)
 _CODE = (
     "CodeValue",
     "CodingSchemeDesignator",
@@ -142,6 +148,11 @@ class Source:
         """
         has_frames = self.sop_class_uid in _MULTI_FRAME_CLASSES
         return 1 if has_frames and int(self.header.get("NumberOfFrames") or 1) > 1 else None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the instance is of an image: a document is none, nor a presentation state."""
+        return not self.sop_class_uid.startswith(_NO_IMAGE_CLASSES)
 
     @property
     def shape(self) -> tuple[int, int] | None:

@@ -51,7 +51,7 @@ def encode_prognosis(result: PrognosisResult, context: ReportContext) -> list[Re
     """
     _check(result)
     (source,) = select_sources(context, [result.sop_instance_uid])
-    is_image = source.shape is not None
+    is_image = source.is_image
     report = measurement_document(
         [_group(result, source, has_region=is_image)],
         sources=[source],
