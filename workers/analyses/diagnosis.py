@@ -24,6 +24,7 @@ from workers.errors import BadModelOutput, NothingDecodable
 from workers.photographs import DERMOSCOPIC_PHOTOGRAPHY, photographs, read_photograph
 from workers.ports import Tensors
 from workers.study import Study
+from workers.tbp.detect import tile_instances
 
 BATCH = 32
 """Most images in one request to the model."""
@@ -55,12 +56,16 @@ class Diagnosis:
     limits = Limits(time_s=900, memory_bytes=4 * 2**30, concurrency=64, priority=9)
 
     def match(self, study: Study) -> Match:
-        """Return the dermoscopic and clinical photographs of a study."""
-        selected = photographs(study.instances)
+        """Return the dermoscopic and clinical photographs of a study, without lesion tiles."""
+        tiles = set(tile_instances(study))
+        found = photographs(study.instances)
+        selected = tuple(each for each in found if each not in tiles)
         if not selected:
             return Match(
                 instances=(),
-                reason="no dermoscopic or photographic image (secondary captures only with "
+                reason="every photograph is a lesion tile of total body photography"
+                if found
+                else "no dermoscopic or photographic image (secondary captures only with "
                 "modality DMS or XC)",
             )
         dermoscopic = sum(each.sop_class_uid == DERMOSCOPIC_PHOTOGRAPHY for each in selected)
