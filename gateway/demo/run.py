@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,19 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.demo.archive import archive
-from gateway.demo.samples import Kind, sample_set, write_samples
+from gateway.demo.studies import DemoStudy, make_studies
+from gateway.documents import DocumentDesk
 from gateway.errors import GatewayError
 from gateway.home import RunningInstance, running_instance
 from gateway.send import send
 from gateway.sender import Destination
-from gateway.settings import StoreSettings
+from gateway.settings import CompletenessSettings, ListenerSettings, StoreSettings
+from gateway.spool import Spool
+from gateway.store.documents import DocumentRecord
 from gateway.store.engine import open_engine
 from gateway.store.states import FINAL_STATES
 from gateway.store.status import study_list
+from gateway.wording import headline
 from gateway.wrap import wrap
 
 PICTURES = {".jpg", ".jpeg", ".png"}
@@ -65,14 +70,13 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     folder = _fresh_folder(Path(args.home))
     with ExitStack() as stack:
-        pictures = _pictures(args.images, folder, console)
-        instances = [_wrap(path, kind, folder) for path, kind in pictures]
-        console.print(f"{len(instances)} studies in {folder / 'dicom'}")
+        wanted = _studies(args.images, folder, console)
+        console.print(f"{len(wanted)} studies in {folder / 'dicom'}")
         destination = stack.enter_context(archive(folder / "archive"))
         instance = _start_lentigo(stack, folder, destination, console)
-        _send(instances, instance, console)
-        studies = _wait(folder / "home", len(instances), console)
-        names = {_study_uid(path): path.stem for path in instances}
+        _send(wanted, instance, console)
+        studies = _wait(folder / "home", len(wanted), console)
+        names = {each.study_instance_uid: each.name for each in wanted}
         _print_results(console, studies, names)
         _print_places(console, folder, instance, time.monotonic() - started)
         bad = [study for study in studies if study["state"] != "completed"]
@@ -103,32 +107,28 @@ def _fresh_folder(folder: Path) -> Path:
     return folder
 
 
-def _pictures(given: str | None, folder: Path, console: Console) -> list[tuple[Path, str]]:
-    """Return (picture, kind) of the caller's folder, or of rendered samples."""
+def _studies(given: str | None, folder: Path, console: Console) -> list[DemoStudy]:
+    """Return one study for each of the caller's pictures, or the drawn ones."""
     if given is None:
-        console.print("rendering sample pictures (drawn by the project; no patient's image)")
-        paths = write_samples(folder / "pictures")
-        kinds = {sample.name: sample.kind for sample in sample_set()}
-        return [
-            (path, "clinical" if kinds[path.stem] is Kind.CLINICAL else "dermoscopy")
-            for path in paths
-        ]
+        console.print("drawing the studies (by the project; nothing of it is a patient's)")
+        return make_studies(folder)
     if not Path(given).is_dir():
         raise DemoError(f"{given} is not a folder")
     found = sorted(p for p in Path(given).rglob("*") if p.suffix.lower() in PICTURES)
     if not found:
         raise DemoError(f"{given} holds no JPEG or PNG picture")
-    return [(path, "dermoscopy") for path in found]
+    return [_wrap(path, folder) for path in found]
 
 
-def _wrap(picture: Path, kind: str, folder: Path) -> Path:
+def _wrap(picture: Path, folder: Path) -> DemoStudy:
     path = folder / "dicom" / f"{picture.stem}.dcm"
     number = 1
     while path.exists():  # two folders may hold a picture of the same name
         number += 1
         path = path.with_name(f"{picture.stem}-{number}.dcm")
-    wrap(picture, kind).save_as(path, enforce_file_format=True)
-    return path
+    ds = wrap(picture, "dermoscopy")
+    ds.save_as(path, enforce_file_format=True)
+    return DemoStudy(name=path.stem, study_instance_uid=str(ds.StudyInstanceUID), instances=(path,))
 
 
 def _start_lentigo(
@@ -174,12 +174,33 @@ def _stop(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-def _send(instances: list[Path], instance: RunningInstance, console: Console) -> None:
+def _send(studies: list[DemoStudy], instance: RunningInstance, console: Console) -> None:
+    _attach(studies, Path(instance.home))
     peer = Destination(ae_title=instance.ae_title, host="127.0.0.1", port=instance.dicom_port)
-    summary = send(instances, peer)
-    if not summary.is_complete:
+    instances = [path for study in studies for path in study.instances]
+    if not send(instances, peer).is_complete:
         raise DemoError("a study was not accepted by C-STORE")
     console.print(f"{len(instances)} instances sent by C-STORE, each acknowledged with 0000")
+
+
+def _attach(studies: list[DemoStudy], home: Path) -> None:
+    """Hand in the documents as ``lentigo attach`` does; they wait for their studies."""
+    store = StoreSettings(home=home)
+    engine = open_engine(store.record_url)
+    spool = Spool(store.spool_folder, reserve_bytes=ListenerSettings().reserve_bytes)
+    desk = DocumentDesk(spool, DocumentRecord(engine, CompletenessSettings()))
+    try:
+        for study in studies:
+            for name, content in study.documents.items():
+                desk.receive(
+                    uid=study.study_instance_uid,
+                    name=name,
+                    stated_type="",
+                    content=content,
+                    actor="demo",
+                )
+    finally:
+        engine.dispose()
 
 
 def _wait(home: Path, count: int, console: Console) -> list[dict[str, Any]]:
@@ -200,21 +221,13 @@ def _wait(home: Path, count: int, console: Console) -> list[dict[str, Any]]:
         engine.dispose()
 
 
-def _study_uid(path: Path) -> str:
-    from pydicom import dcmread
-
-    return str(dcmread(path, stop_before_pixels=True).StudyInstanceUID)
-
-
 def _print_results(console: Console, studies: list[dict[str, Any]], names: dict[str, str]) -> None:
-    table = Table(title="Research use only: a model's opinion on drawn pictures")
+    table = Table(title="Research use only: models' opinions on drawn pictures")
     for title, justify in (
         ("study", "left"),
         ("analysis", "left"),
-        ("top diagnosis", "left"),
-        ("probability", "right"),
-        ("malignancy", "right"),
-        ("objects delivered", "left"),
+        ("finding", "left"),
+        ("objects confirmed", "left"),
         ("seconds", "right"),
     ):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
@@ -228,24 +241,16 @@ def _print_results(console: Console, studies: list[dict[str, Any]], names: dict[
 
 
 def _row(item: dict[str, Any], last_received_at: str) -> tuple[str, ...]:
-    summary = item["summary"] or {}
-    roles = [
-        each["role"]
+    kinds = Counter(
+        each["role"].rstrip("0123456789").rstrip("-")
         for each in item["objects"]
         if all(delivery["state"] == "CONFIRMED" for delivery in each["deliveries"])
-    ]
-    if summary.get("probability") is None:
-        top, probability, malignancy = item["reason"] or item["state"], "", ""
-    else:
-        top = str(summary["name"])
-        probability = f"{summary['probability']:.0%}"
-        malignancy = f"{summary['malignancy']:.0%}"
+    )
+    objects = ", ".join(kind if n == 1 else f"{n} {kind}" for kind, n in kinds.items())
     return (
         item["analysis"],
-        top,
-        probability,
-        malignancy,
-        ", ".join(roles) or item["state"],
+        headline(item["summary"]) or item["reason"] or item["state"],
+        objects or item["state"],
         _seconds_between(last_received_at, item["finished_at"]),
     )
 

@@ -66,7 +66,7 @@ def draw_section(size: tuple[int, int] = (3072, 2304), *, seed: int = 1) -> RGBI
     )[..., None] * np.array([0.95, 1.15, 0.55], np.float32)
     picture = np.array(_GLASS, np.float32) * np.exp(-np.clip(absorbance, 0, None))
     picture += rng.normal(0, 1.5, picture.shape).astype(np.float32)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(picture, 0, 255), np.uint8)
 
 
 def _nuclei(frame: Frame, rng: np.random.Generator, cover: Field, nest: Field) -> Field:
@@ -84,7 +84,7 @@ def _nuclei(frame: Frame, rng: np.random.Generator, cover: Field, nest: Field) -
             axes = (round(long_px), round(long_px * rng.uniform(0.5, 0.95)))
             level = int(rng.uniform(130, 255))
             cv2.ellipse(canvas, (column, row), axes, rng.uniform(0, 180), 0, 360, level, -1)
-    return blur(frame, canvas.astype(np.float32) / 255, 0.0007)
+    return blur(frame, np.asarray(canvas / np.float32(255), np.float32), 0.0007)
 
 
 def write_slide(folder: Path, identity: StudyIdentity, picture: RGBImage) -> list[Path]:
