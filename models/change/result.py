@@ -45,6 +45,8 @@ class Reason(StrEnum):
     """An image shows too few landmarks for a registration."""
     NOT_REGISTERED = "NOT_REGISTERED"
     """Too few landmarks agree: another lesion, a mirrored or a very different image."""
+    MIRRORED = "MIRRORED"
+    """One image is the mirror image of the other."""
     OVERLAP = "OVERLAP"
     """The images show too little of the same skin."""
     OTHER_LESION = "OTHER_LESION"

@@ -5,17 +5,10 @@ from __future__ import annotations
 from models.change.result import Reason
 from reports.coding import Concept, private
 
-
-def _dcm(value: str, meaning: str) -> Concept:
-    return Concept(scheme="DCM", value=value, meaning=meaning, origin="PS3.16 Annex D, 2024c")
-
-
 # --- Time point (TID 1502) ------------------------------------------------------------------------
 TIME_POINT = Concept(
     scheme="UMLS", value="C2348792", meaning="Time Point", origin="PS3.16 TID 1502, 2024c"
 )
-TIME_POINT_ORDER = _dcm("126073", "Time Point Order")
-NO_UNITS = Concept(scheme="UCUM", value="1", meaning="no units", origin="PS3.16 CID 82; UCUM")
 
 # --- What is said ---------------------------------------------------------------------------------
 CHANGE = private("CHANGE", "Change since the earlier image")
@@ -28,7 +21,6 @@ GROWTH = private("GROWTH", "Growth of the area")
 RELATIVE_GROWTH = private("GROWTH_PERCENT", "Growth in percent")
 DAYS_BETWEEN = private("DAYS", "Days between the images")
 DAYS = Concept(scheme="UCUM", value="d", meaning="day", origin="PS3.16 CID 7461; UCUM")
-SOURCE_OF_MEASUREMENT = _dcm("121112", "Source of Measurement")
 
 # --- How the images belong together ---------------------------------------------------------------
 LINKAGE = private("LINKAGE", "Linkage of the images")
@@ -65,6 +57,7 @@ REASONS: dict[Reason, Concept] = {
     Reason.SCALE: private("R_SCALE", "Magnifications not comparable"),
     Reason.KEY_POINTS: private("R_KEY_POINTS", "Too few landmarks"),
     Reason.NOT_REGISTERED: private("R_NOT_REGISTERED", "Images do not match"),
+    Reason.MIRRORED: private("R_MIRRORED", "Mirrored image"),
     Reason.OVERLAP: private("R_OVERLAP", "Images show other skin"),
     Reason.OTHER_LESION: private("R_OTHER_LESION", "Perhaps another lesion"),
 }

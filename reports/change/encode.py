@@ -17,7 +17,7 @@ from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 from models.change.result import ChangeResult, Comparison, LesionChange
 from reports import coding
 from reports.change import codes
-from reports.change.flicker import flicker, strip_mask
+from reports.change.flicker import flicker, frame_mask
 from reports.change.picture import ChangePicture, draw_change
 from reports.change.wording import comments, days, details
 from reports.coding import Concept
@@ -32,6 +32,7 @@ from reports.measurement_report import (
     measurement_report,
 )
 from reports.outline import graphic_data, image_rectangle
+from reports.provenance import series_description
 from reports.secondary_capture import secondary_capture
 from reports.segmentation import lesion_segmentation
 from reports.source import Source, select_sources, sources_of_any_study
@@ -223,11 +224,7 @@ def _measurements(lesion: _Lesion) -> tuple[Measurement, ...]:
                 name=codes.OVERLAP, value=100 * pair.alignment.overlap, unit=coding.PERCENT
             ),
         ]
-    order = len(lesion.change.time_points)
-    return (
-        *found,
-        Measurement(name=codes.TIME_POINT_ORDER, value=order, unit=codes.NO_UNITS),
-    )
+    return tuple(found)
 
 
 def _growth(pair: Comparison) -> list[Measurement]:
@@ -351,7 +348,7 @@ def _flicker_objects(
     before = "EARLIER" if pair.days is None else f"EARLIER, {days(pair.days)} before"
     moving = flicker(
         pair.frames,
-        (before, "NOW, moved onto the earlier image"),
+        (before, "NOW, brought onto the earlier image"),
         sources=(lesion.source, earlier),
         index=lesion.number,
         model=result.model,
@@ -360,13 +357,14 @@ def _flicker_objects(
     objects = [ReportObject(role=f"flicker-{lesion.number}", dataset=moving)]
     if pair.frames.before_mask.any():
         mask = lesion_segmentation(
-            strip_mask(pair.frames.before_mask),
+            frame_mask(pair.frames.before_mask),
             source=_frame(moving, lesion.source, 1),
             tracking=lesion.tracking,
             index=total + lesion.number,
             model=result.segmentation,
             context=context,
         )
+        mask.SeriesDescription = series_description("mask of the earlier image", context)
         objects.append(ReportObject(role=f"seg-{total + lesion.number}", dataset=mask))
     return objects
 

@@ -6,6 +6,7 @@ with nothing painted. A strip below the picture says which is which.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -25,6 +26,8 @@ from reports.uids import result_uid
 FRAME_TIME_MS = 800
 """Slow enough to see each picture, fast enough to see what jumps."""
 STRIP_PX = 40
+MIN_WIDTH_PX = 640
+"""Smaller images are enlarged: their strip holds no caption."""
 _SERIES_NUMBER_KIND = 4
 _FRAME_TIME_TAG = 0x00181063
 _STRIP = (22, 27, 34)
@@ -88,7 +91,7 @@ def flicker(
     stamp(ds, list(sources), context)
     pictures = np.stack(
         [
-            with_strip(image, caption)
+            with_strip(enlarged(image), caption)
             for image, caption in zip((frames.before, frames.after), captions, strict=True)
         ]
     )
@@ -123,6 +126,17 @@ def _add_history(ds: Dataset, sources: tuple[Source, ...]) -> None:
             setattr(ds, keyword, lossy.header[keyword].value)
 
 
+def enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image or a mask (0 and 1) at least ``MIN_WIDTH_PX`` wide."""
+    height, width = image.shape[:2]
+    if width >= MIN_WIDTH_PX:
+        return image
+    size = (MIN_WIDTH_PX, round(height * MIN_WIDTH_PX / width))
+    interpolation = cv2.INTER_CUBIC if image.ndim == 3 else cv2.INTER_NEAREST
+    resized = cv2.resize(np.ascontiguousarray(image), size, interpolation=interpolation)
+    return np.asarray(resized, np.uint8)
+
+
 def with_strip(image: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
     """The picture above a strip with its caption; a viewer writes over the upper corners."""
     height, width = image.shape[:2]
@@ -135,6 +149,7 @@ def with_strip(image: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
     return np.asarray(picture)
 
 
-def strip_mask(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """A mask of a picture, of the same size as the picture with its strip."""
+def frame_mask(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask of one of the images, as a mask of its frame."""
+    mask = enlarged(mask.astype(np.uint8)) > 0
     return np.vstack([mask, np.zeros((STRIP_PX, mask.shape[1]), np.bool_)])

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from models.change.result import ChangeResult, Comparison, Frames, LesionChange
 from reports.change.wording import (
     days,
+    first_upper,
     growth,
     interval,
     name,
@@ -27,7 +28,6 @@ from reports.slide.panel import (
     AMBER,
     BACKGROUND,
     BLUE,
-    LEFT,
     MUTED,
     ORANGE,
     PANEL,
@@ -205,27 +205,23 @@ def _place(
         cv2.resize(np.ascontiguousarray(cell.pixels), size, interpolation=interpolation), np.uint8
     )
     for mask, colour in cell.masks:
-        _draw_outline(view, mask, (size[0] / columns, size[1] / rows), colour)
+        _draw_outline(view, mask, colour)
     top = corner[0] + (box[0] - size[1]) // 2
     left = corner[1] + (box[1] - size[0]) // 2
     canvas[top : top + size[1], left : left + size[0]] = view
     return top + size[1]
 
 
-def _draw_outline(
-    view: NDArray[np.uint8], mask: NDArray[np.bool_], scale: tuple[float, float], colour: Colour
-) -> None:
+def _draw_outline(view: NDArray[np.uint8], mask: NDArray[np.bool_], colour: Colour) -> None:
     """The outline in a dark casing, so that it is seen on any skin and any lesion."""
-    fraction_bits = 4
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    rings = [
-        np.round(((ring + 0.5) * scale - 0.5) * (1 << fraction_bits)).astype(np.int32)
-        for ring in contours
-    ]
+    size = (view.shape[1], view.shape[0])
+    # Interpolated, since the steps of a mask's pixels are no border of a lesion.
+    soft = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    soft = cv2.GaussianBlur(soft, (0, 0), max(1.0, 0.5 * view.shape[1] / mask.shape[1]))
+    inside = (np.asarray(soft) > 0.5).astype(np.uint8)
+    rings, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     for stroke, thickness in ((_CASING, 5), (colour, 2)):
-        cv2.polylines(
-            view, rings, True, stroke, thickness, lineType=cv2.LINE_AA, shift=fraction_bits
-        )
+        cv2.polylines(view, rings, True, stroke, thickness, lineType=cv2.LINE_AA)
 
 
 def _draw_head(panel: Panel, shown: ChangePicture) -> None:
@@ -251,7 +247,7 @@ def _draw_body(panel: Panel, shown: ChangePicture, bottom: int) -> None:
         problem = shown.lesion.not_assessed
         panel.rule()
         text = "no reason was given" if problem is None else problem.text
-        panel.paragraph(text[:1].upper() + text[1:], 30, TEXT, 7)
+        panel.paragraph(first_upper(text), 30, TEXT, 7)
         panel.y += 14
         panel.paragraph("No probability of change is given.", 26, MUTED, 2)
         panel.y += 14
@@ -280,17 +276,15 @@ def _draw_pair(panel: Panel, pair: Comparison, result: ChangeResult) -> None:
     panel.text("Area", 26, MUTED)
     panel.text(_plain(growth(pair)), 26, x=RIGHT, right=True)
     panel.y += 46
-    panel.paragraph(_first_upper(registration(pair)), 22, MUTED, 3)
+    panel.paragraph(first_upper(registration(pair)), 22, MUTED, 3)
+    if not pair.is_changed:
+        panel.paragraph("No change does not mean benign.", 22, AMBER, 1)
     panel.y += 14
 
 
 def _plain(text: str) -> str:
     """In the letters of the bundled font."""
     return text.replace("mm²", "square mm").replace(", not calibrated", "")
-
-
-def _first_upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _draw_points(panel: Panel, lesion: LesionChange, bottom: int) -> None:
@@ -318,7 +312,7 @@ def _draw_points(panel: Panel, lesion: LesionChange, bottom: int) -> None:
 
 def _draw_remarks(panel: Panel, pair: Comparison, bottom: int) -> None:
     for remark in pair.remarks:
-        lines = wrapped(drawable(_first_upper(remark)), 20, WIDTH, 3)
+        lines = wrapped(drawable(first_upper(remark)), 20, WIDTH, 3)
         if panel.y + 28 * len(lines) > bottom:
             return
         for line in lines:
@@ -341,6 +335,6 @@ def _draw_foot(panel: Panel, result: ChangeResult) -> int:
         panel.text(line, 20, MUTED)
         panel.y += 29
     panel.y = _FOOT_Y
-    panel.text("Not for diagnostic use. No change is not benign.", 22, AMBER, x=LEFT)
+    panel.text("Not for diagnostic use without review.", 24, AMBER)
     panel.y = pen
     return top

@@ -20,6 +20,17 @@ def verdict(lesion: LesionChange) -> str:
     return "changed" if comparison.is_changed else "no change found"
 
 
+def first_upper(text: str) -> str:
+    """The text with its first letter in upper case, and the others as they are.
+
+    Examples
+    --------
+    >>> first_upper("the images carry one Tracking UID")
+    'The images carry one Tracking UID'
+    """
+    return text[:1].upper() + text[1:]
+
+
 def interval(comparison: Comparison) -> str:
     """The time between two images.
 
@@ -48,7 +59,7 @@ def growth(comparison: Comparison) -> str:
         return "growth not measured"
     relative = "" if found.relative is None else f" ({100 * found.relative:+.0f} %)"
     if found.growth_mm2 is not None:
-        return f"{found.growth_mm2:+.1f} mm²{relative}"
+        return f"{found.growth_mm2:+.2f} mm²{relative}"
     return f"{found.growth_px:+.0f} square pixels{relative}, not calibrated"
 
 
@@ -60,8 +71,8 @@ def registration(comparison: Comparison) -> str:
     grade = "good" if found.is_good else "fair"
     return (
         f"registration {grade}: {found.inliers} of {found.matches} landmarks agree, residual "
-        f"{found.residual_px:.1f} px, overlap {100 * found.overlap:.0f} %, turned by "
-        f"{found.rotation_deg:.0f} degrees"
+        f"{found.residual_px:.1f} px, overlap {100 * found.overlap:.0f} %, rotation "
+        f"{found.rotation_deg:.0f} deg"
     )
 
 
@@ -97,20 +108,20 @@ def details(lesion: LesionChange, result: ChangeResult) -> str:
 
 
 def _assessed(lesion: LesionChange, pair: Comparison, result: ChangeResult) -> str:
-    remarks = "".join(f" {sentence(each.capitalize())}" for each in pair.remarks)
+    remarks = "".join(f" {sentence(first_upper(each))}" for each in pair.remarks)
     linkage = LINKAGES.get(pair.before.linkage or "", "")
     return (
-        f"{verdict(lesion).capitalize()} over {interval(pair)} (probability of change "
+        f"{first_upper(verdict(lesion))} over {interval(pair)} (probability of change "
         f"{percent(pair.change_prob or 0.0)}; called changed from {percent(result.threshold)}: "
         f"{result.threshold_meaning}). Area: {sentence(growth(pair))} "
-        f"{sentence(registration(pair).capitalize())} {sentence(linkage.capitalize())}{remarks} "
+        f"{sentence(first_upper(registration(pair)))} {sentence(first_upper(linkage))}{remarks} "
         "No change does not mean benign."
     )
 
 
 def _why(lesion: LesionChange) -> str:
     text = "" if lesion.not_assessed is None else lesion.not_assessed.text
-    return sentence((text or "no reason was given").capitalize())
+    return sentence(first_upper(text or "no reason was given"))
 
 
 def sequence(lesion: LesionChange) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models.change.overlay import common_frames
 from models.change.pair import ChangeManifest, change_probability, measure_growth
 from models.change.preparation import PreparedImage, PreparedPair, prepare_pair
-from models.change.registration import Registration, RegistrationFailure
+from models.change.registration import Registration, register
 from models.change.result import Alignment, Comparison, NotAssessed, Reason, TimePoint
 from models.errors import ImageError
 from models.preprocessing import prepare_image
@@ -28,13 +28,14 @@ _FAILURES = {
     ),
     "too few inliers": NotAssessed(
         reason=Reason.NOT_REGISTERED,
-        text="the images could not be brought together: another lesion, a mirrored image, or too "
-        "different in focus, light or scale",
+        text="the images could not be brought together: another lesion, or too different in "
+        "focus, light or scale",
     ),
     "too little overlap": NotAssessed(
         reason=Reason.OVERLAP, text="the images show too little of the same skin"
     ),
 }
+_MIRRORED = NotAssessed(reason=Reason.MIRRORED, text="one image is the mirror image of the other")
 _OTHER_LESION = NotAssessed(
     reason=Reason.OTHER_LESION,
     text="nothing but the body site links the images, and they do not match well enough to be "
@@ -87,11 +88,11 @@ def prepare(
     try:
         pair = prepare_pair(*images, manifest.preparation, masks=masks, spacing_mm=spacing)
     except ImageError as exc:
-        problem = NotAssessed(reason=Reason.SCALE, text=f"the images cannot be compared: {exc}")
+        problem = NotAssessed(reason=Reason.SCALE, text=str(exc))
         return Pair(comparison=replace(comparison, not_assessed=problem), prepared=None)
     outcome = pair.registration
     if not isinstance(outcome, Registration):
-        problem = _failure(outcome, needs_good)
+        problem = _failure(pair, manifest, needs_good=needs_good)
         return Pair(comparison=replace(comparison, not_assessed=problem), prepared=None)
     alignment = Alignment(
         inliers=outcome.inliers,
@@ -128,10 +129,17 @@ def _pixels(
     return (before.pixels, after.pixels), (before.region.mask, after.region.mask)
 
 
-def _failure(outcome: RegistrationFailure | None, needs_good: bool) -> NotAssessed:
-    if needs_good or outcome is None:
-        return _OTHER_LESION if needs_good else _FAILURES["too few inliers"]
-    return _FAILURES[outcome.reason]
+def _failure(pair: PreparedPair, manifest: ChangeManifest, *, needs_good: bool) -> NotAssessed:
+    """Why two images could not be brought together."""
+    outcome = pair.registration
+    if outcome is None or isinstance(outcome, Registration):
+        raise BadModelOutput("the model change_detection was exported without registration")
+    if outcome.reason == "too few inliers":
+        flipped = np.ascontiguousarray(pair.after.image[:, ::-1])
+        settings = manifest.preparation.registration
+        if isinstance(register(pair.before.image, flipped, settings), Registration):
+            return _MIRRORED
+    return _OTHER_LESION if needs_good else _FAILURES[outcome.reason]
 
 
 def _remarks(pair: PreparedPair, spacing: tuple[float | None, float | None]) -> tuple[str, ...]:
