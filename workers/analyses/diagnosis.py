@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import Dataset, config
 from pydicom.uid import UID
 
 from gateway.store.values import InstanceRow
@@ -138,7 +138,7 @@ def _lesion(header: Dataset) -> str:
     A Tracking ID tells lesions within one patient (PS3.3 C.8.12.13), so the UID made for it
     names the patient too.
     """
-    given = UID(str(header.get("TrackingUID") or ""))
+    given = UID(str(header.get("TrackingUID") or ""), validation_mode=config.IGNORE)
     if given.is_valid:
         return str(given)
     identifier = str(header.get("TrackingID") or "").strip()
