@@ -21,7 +21,7 @@ from reports.provenance import file_meta, series_description, series_number, sta
 from reports.slide import codes
 from reports.slide.geometry import SlidePlane
 from reports.slide.source import SlideSource
-from reports.slide.tiled import add_frames, add_slide, cut_tiles, derivation
+from reports.slide.tiled import add_frames, add_slide, cut_tiles
 from reports.uids import result_uid
 
 LEVELS = 10_000
@@ -125,7 +125,7 @@ def attention_parametric_map(
     ds.AcquisitionContextSequence = []
     stamp(ds, [source], context)
     add_slide(ds, source, map_plane)
-    ds.SharedFunctionalGroupsSequence = [_shared(source)]
+    ds.SharedFunctionalGroupsSequence = [_shared()]
     add_frames(ds, tiles, map_plane, dimension_uid=uid("/dimension"), first=())
     ds.SamplesPerPixel = 1
     ds.PhotometricInterpretation = "MONOCHROME2"
@@ -138,7 +138,7 @@ def attention_parametric_map(
     return ds
 
 
-def _shared(source: SlideSource) -> Dataset:
+def _shared() -> Dataset:
     shared = Dataset()
     frame_type = Dataset()
     frame_type.FrameType = _IMAGE_TYPE
@@ -150,21 +150,20 @@ def _shared(source: SlideSource) -> Dataset:
     identity.RescaleIntercept, identity.RescaleSlope, identity.RescaleType = 0, 1, "US"
     shared.PixelValueTransformationSequence = [identity]
     shared.RealWorldValueMappingSequence = [_mapping()]
-    shared.DerivationImageSequence = [derivation(source, codes.SALIENCY)]
     return shared
 
 
 def _mapping() -> Dataset:
-    """Stored values as ranks in 0 to 1; 0 is outside of it, for it is no rank."""
+    """Stored values as ranks in 0 to 1; no tile has rank 0, which is where there is none."""
     quantity = Dataset()
     quantity.ValueType = "CODE"
     quantity.ConceptNameCodeSequence = [codes.QUANTITY.as_item()]
     quantity.ConceptCodeSequence = [codes.SALIENCY.as_item()]
     item = Dataset()
     item.LUTLabel = "Attention rank"
-    item.LUTExplanation = "Attention rank within this slide, 1 the highest"
+    item.LUTExplanation = "Attention rank within this slide, 1 the highest, 0 no tile"
     item.MeasurementUnitsCodeSequence = [codes.NO_UNITS.as_item()]
-    item.add_new("RealWorldValueFirstValueMapped", "US", 1)
+    item.add_new("RealWorldValueFirstValueMapped", "US", 0)
     item.add_new("RealWorldValueLastValueMapped", "US", LEVELS)
     item.RealWorldValueIntercept, item.RealWorldValueSlope = 0.0, 1 / LEVELS
     item.QuantityDefinitionSequence = [quantity]

@@ -42,7 +42,6 @@ SPATIAL_CONCEPT = _sct("309825002", "Spatial and Relational Concept", "PS3.16 CI
 # --- What a pixel of the map means (CID 217, 7180) ----------------------------------------------
 SALIENCY = _dcm("130404", "Saliency")
 QUANTITY = _sct("246205007", "Quantity", "PS3.16 TID 5003, PS3.3 C.7.6.16.2.11")
-SEGMENTATION = _dcm("113076", "Segmentation")
 NO_UNITS = _ucum("1", "no units")
 
 # --- Findings, as a microscopy viewer prints them -----------------------------------------------

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from reports import coding
-from reports.coding import Concept
 from reports.slide.geometry import SlidePlane, decimal
 from reports.slide.source import SlideSource
 
@@ -60,27 +59,33 @@ def cut_tiles(matrix: NDArray[np.generic], largest: int) -> list[Tile]:
 
 
 def add_slide(ds: Dataset, source: SlideSource, plane: SlidePlane) -> None:
-    """Write frame of reference, specimen, references and the total pixel matrix.
+    """Write frame of reference, specimen and the total pixel matrix.
+
+    Notes
+    -----
+    Referenced Series Sequence (PS3.3 C.12.2) is left out on purpose. With it OHIF 3.13 takes the
+    object for an overlay of a stack of images, and its viewer mode turns wholly black when a user
+    opens it; without it OHIF marks the series as not supported. Microscopy viewers find the slide
+    by frame of reference and container; the instance is named in Source Image Sequence.
 
     References
     ----------
-    PS3.3 C.7.4.1 (Frame of Reference), C.7.6.22 (Specimen), C.12.2 (Common Instance Reference),
-    C.8.12.14 (Microscope Slide Layer Tile Organization), 2024c.
+    PS3.3 C.7.4.1 (Frame of Reference), C.7.6.22 (Specimen), C.8.12.14 (Microscope Slide Layer
+    Tile Organization), 2024c.
     """
     ds.FrameOfReferenceUID = plane.frame_of_reference_uid
     ds.PositionReferenceIndicator = "SLIDE_CORNER"
-    ds.ContainerIdentifier = source.container_identifier
-    ds.IssuerOfTheContainerIdentifierSequence = []
-    ds.ContainerTypeCodeSequence = []
-    if source.specimens:
-        ds.SpecimenDescriptionSequence = list(source.specimens)
-    instance = Dataset()
-    instance.ReferencedSOPClassUID = source.sop_class_uid
-    instance.ReferencedSOPInstanceUID = source.sop_instance_uid
-    series = Dataset()
-    series.SeriesInstanceUID = source.series_instance_uid
-    series.ReferencedInstanceSequence = [instance]
-    ds.ReferencedSeriesSequence = [series]
+    if "ContainerIdentifier" in source.header:  # viewers compare it with the slide's own
+        ds.ContainerIdentifier = source.container_identifier
+        ds.IssuerOfTheContainerIdentifierSequence = []
+        ds.ContainerTypeCodeSequence = []
+        if source.specimens:
+            ds.SpecimenDescriptionSequence = list(source.specimens)
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = source.sop_class_uid
+    reference.ReferencedSOPInstanceUID = source.sop_instance_uid
+    reference.PurposeOfReferenceCodeSequence = [coding.SOURCE_IMAGE.as_item()]
+    ds.SourceImageSequence = [reference]
     ds.ImageOrientationSlide = [decimal(value) for value in plane.orientation]
     ds.TotalPixelMatrixColumns, ds.TotalPixelMatrixRows = plane.size
     ds.TotalPixelMatrixFocalPlanes = 1
@@ -156,15 +161,3 @@ def _frame(
     groups.FrameContentSequence = [content]
     groups.PlanePositionSlideSequence = [position]
     return groups
-
-
-def derivation(source: SlideSource, how: Concept) -> Dataset:
-    """Item of Derivation Image Sequence: from which instance, and by what (PS3.3 C.7.6.16.2.6)."""
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = source.sop_class_uid
-    reference.ReferencedSOPInstanceUID = source.sop_instance_uid
-    reference.PurposeOfReferenceCodeSequence = [coding.SOURCE_IMAGE.as_item()]
-    item = Dataset()
-    item.DerivationCodeSequence = [how.as_item()]
-    item.SourceImageSequence = [reference]
-    return item

@@ -20,9 +20,9 @@ from reports.provenance import (
     stamp,
 )
 from reports.slide import codes
-from reports.slide.geometry import SlidePlane
+from reports.slide.geometry import SlidePlane, decimal
 from reports.slide.source import SlideSource
-from reports.slide.tiled import add_frames, add_slide, cut_tiles, derivation
+from reports.slide.tiled import add_frames, add_slide, cut_tiles
 from reports.tracking import Tracking
 from reports.uids import result_uid
 
@@ -129,7 +129,9 @@ def tissue_segmentation(
     identification = Dataset()
     identification.ReferencedSegmentNumber = 1
     shared.SegmentIdentificationSequence = [identification]
-    shared.DerivationImageSequence = [derivation(source, codes.SEGMENTATION)]
+    orientation = Dataset()  # demanded where no Derivation Image is (PS3.3 A.51.5)
+    orientation.ImageOrientationPatient = [decimal(value) for value in plane.orientation]
+    shared.PlaneOrientationSequence = [orientation]
     ds.SharedFunctionalGroupsSequence = [shared]
     add_frames(ds, tiles, mask_plane, dimension_uid=uid("/dimension"), first=("segment",))
     ds.SamplesPerPixel = 1
