@@ -141,10 +141,11 @@ def uid_reference(name: Concept, uid: str, relationship: Relationship) -> Datase
 def number(
     name: Concept, value: float, unit: Concept, children: list[Dataset] | None = None
 ) -> Dataset:
-    """NUM, rounded to two decimals: more would claim a precision that no model has."""
+    """NUM; a fraction is rounded to two decimals: more would claim a precision no model has."""
+    written = str(value) if isinstance(value, int) else format_number_as_ds(round(float(value), 2))
     measured = item(
         _code_sequence(_MEASUREMENT_UNITS_CODE_SEQUENCE, unit),
-        text_element(_NUMERIC_VALUE, "DS", format_number_as_ds(round(float(value), 2))),
+        text_element(_NUMERIC_VALUE, "DS", written),
     )
     value_sequence = sequence(_MEASURED_VALUE_SEQUENCE, [measured])
     return _item("NUM", name, Relationship.CONTAINS, [value_sequence], children)

@@ -214,7 +214,10 @@ def screen_patient(
         nevus_count=nevi,
         photodamage=grade_photodamage(np.empty((0, 3)) if photodamage is None else photodamage),
         ugly_duckling_cutoff=ducklings.cutoff,
-        remarks=_remarks(table, answers, trees, kept, ducklings, filtered.not_applied, manifest),
+        remarks=(
+            *_about_filters(ranked, filtered.not_applied),
+            *_remarks(table, answers, trees, kept, ducklings, manifest),
+        ),
     )
 
 
@@ -280,7 +283,6 @@ def _remarks(
     trees: NDArray[np.float64],
     kept: NDArray[np.intp],
     ducklings: UglyDucklings,
-    not_applied: dict[str, int],
     manifest: TbpManifest,
 ) -> tuple[Remark, ...]:
     remarks = [Remark(code="SCALE", text=text) for text in table.remarks]
@@ -307,10 +309,21 @@ def _remarks(
             "ugly duckling not assessed: fewer than "
             f"{manifest.ugly_duckling.min_lesions} lesions with a tile",
         )
-    for name, lesions in not_applied.items():
-        text = f"filter {name} not applied to {lesions} lesions without the value"
-        add("FILTER_SKIPPED", text)
     return tuple(remarks)
+
+
+def _about_filters(lesions: Sequence[LesionScreening], not_applied: dict[str, int]) -> list[Remark]:
+    remarks = []
+    by_filter = Counter(name for lesion in lesions for name in lesion.excluded)
+    if by_filter:
+        excluded = sum(bool(lesion.excluded) for lesion in lesions)
+        names = ", ".join(f"{name} {times}" for name, times in by_filter.most_common())
+        text = f"{excluded} of {len(lesions)} lesions were taken out by the filters: {names}"
+        remarks.append(Remark(code="FILTERED", text=text))
+    for name, times in not_applied.items():
+        text = f"filter {name} not applied to {times} lesions without the value"
+        remarks.append(Remark(code="FILTER_SKIPPED", text=text))
+    return remarks
 
 
 def _about_values(table: MeasurementTable) -> list[Remark]:

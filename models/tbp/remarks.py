@@ -14,6 +14,7 @@ REMARKS: dict[str, str] = {
     "BAD_VALUE": "Measurements that are impossible",
     "NOT_DELIVERED": "Measurements that no lesion has",
     "SCALE": "Confidences that seem to be fractions",
+    "FILTERED": "Lesions taken out by the filters",
     "FILTER_SKIPPED": "Filter not applied for want of its value",
     "FEW_LESIONS": "Too few lesions for the ugly duckling",
     "NONE_ASSESSED": "No lesion was assessed",

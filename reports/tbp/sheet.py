@@ -37,7 +37,8 @@ _AMBER: _Colour = (250, 196, 80)
 _GRID_WIDTH, _BANNER_HEIGHT = 1400, 64
 _TOP = 76
 _CELL = (_GRID_WIDTH // COLUMNS, (SHEET_SIZE[0] - _TOP) // ROWS)
-_TILE = 168
+_TILE = 164
+_INSET, _LINE = 16, 24
 _LEFT, _RIGHT = _GRID_WIDTH + 40, SHEET_SIZE[1] - 40
 _WIDTH = _RIGHT - _LEFT
 _SHORT: dict[Reason, str] = {
@@ -45,6 +46,7 @@ _SHORT: dict[Reason, str] = {
     "ugly duckling": "duckling",
     "measurements": "measured",
 }
+_LINES: tuple[tuple[Reason, ...], ...] = (("risk", "measurements"), ("ugly duckling",))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ def _corner(number: int) -> tuple[int, int]:
 def _place_tile(
     canvas: NDArray[np.uint8], pixels: NDArray[np.uint8] | None, corner: tuple[int, int]
 ) -> None:
-    """The tile, as large as its box allows, in the middle of it."""
+    """The tile, as large as its box allows."""
     if pixels is None:
         return
     rows, columns = pixels.shape[:2]
@@ -108,7 +110,7 @@ def _place_tile(
     size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     tile = np.asarray(cv2.resize(pixels, size, interpolation=how), np.uint8)
-    left = corner[0] + (_CELL[0] - size[0]) // 2
+    left = corner[0] + _INSET
     top = corner[1] + 4 + (_TILE - size[1]) // 2
     canvas[top : top + size[1], left : left + size[0]] = tile
 
@@ -125,6 +127,11 @@ class _Pen:
         written = fitted(drawable(text), size, room)
         self.draw.text(self.at, written, colour, font(size), stroke_width=weight)
         self.at = (self.at[0], self.at[1] + round(size * 1.36))
+
+    def words(self, text: str, size: int, colour: _Colour) -> None:
+        """Write words and move behind them."""
+        self.draw.text(self.at, text, colour, font(size))
+        self.at = (self.at[0] + width(text, size) + 14, self.at[1])
 
     def lines(self, text: str, size: int, colour: _Colour, most: int) -> None:
         """Write a paragraph into the panel."""
@@ -145,18 +152,23 @@ class _Pen:
 def _label(pen: _Pen, shown: Shown, result: TbpResult, corner: tuple[int, int]) -> None:
     """Rank, identifier, site and size, and what each module says: orange where it says yes."""
     lesion = shown.lesion
-    left, room = corner[0] + 14, _CELL[0] - 22
+    left, room = corner[0] + _INSET, _CELL[0] - _INSET - 8
     if shown.pixels is None:
-        middle = (corner[0] + _CELL[0] // 2, corner[1] + 4 + _TILE // 2)
+        middle = (left + _TILE // 2, corner[1] + 4 + _TILE // 2)
         pen.draw.text(middle, "no picture", _MUTED, font(22), anchor="mm")
     pen.at = (left, corner[1] + _TILE + 8)
-    pen.line(f"{lesion.rank}.  {lesion.lesion_id}", 21, _TEXT, room, 0.4)
+    pen.line(f"{lesion.rank}.  {lesion.lesion_id}", 20, _TEXT, room, 0.4)
     axis = result.tiles[lesion.lesion_id].major_axis_mm
     size = "" if axis is None else f", {axis:.1f} mm"
     pen.line(f"{lesion.location}{size}", 18, _MUTED, room)
-    for name, said in evidence(lesion, result).items():
-        colour = _FLAG if name in lesion.reasons else _MUTED
-        pen.line(f"{_SHORT[name]} {said}", 18, colour, room)
+    said = evidence(lesion, result)
+    for names in _LINES:
+        pen.at = (left, pen.at[1])
+        for name in names:
+            if name in said:
+                colour = _FLAG if name in lesion.reasons else _MUTED
+                pen.words(f"{_SHORT[name]} {said[name]}", 18, colour)
+        pen.at = (left, pen.at[1] + _LINE)
 
 
 def _draw_panel(pen: _Pen, result: TbpResult, place: tuple[int, int], shown: int) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pydicom import Dataset
 
 from gateway.store.values import InstanceRow
+from reports.attributes import copied
 from workers.errors import Undecodable
 from workers.photographs import DERMOSCOPIC_PHOTOGRAPHY, is_photograph
 from workers.study import Study
@@ -31,8 +32,7 @@ MAX_TRACKED_SIDE_PX = 512
 _DESCRIPTION = re.compile(
     r"\b(tbp|total[- ]body|lesion tiles?|vectra|wb360|atbm|3d body)\b", re.IGNORECASE
 )
-_PROBES = 3
-"""Headers read of one series."""
+_READ = ("ImageType", "SeriesDescription", "TrackingID", "TrackingUID", "Rows", "Columns")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +81,6 @@ def tile_instances(study: Study) -> tuple[InstanceRow, ...]:
     return tuple(each for series in tile_series(study) for each in series.instances)
 
 
-def is_marked(header: Dataset) -> bool:
-    """Whether a header says by itself that it is a tile."""
-    return bool(_own_mark(header))
-
-
 def is_skin(header: Dataset) -> bool:
     """Whether a tile shows skin for photodamage, and no lesion."""
     return SKIN_IMAGE_TYPE in image_types(header)
@@ -122,11 +117,11 @@ def _own_mark(header: Dataset) -> str:
 
 def has_private_block(header: Dataset) -> bool:
     """Whether a header has the private block of measurements."""
-    return any(
-        str(header[tag].value) == PRIVATE_CREATOR
-        for tag in tuple(header.keys())
-        if tag.group == PRIVATE_GROUP and 0x10 <= tag.element <= 0xFF
-    )
+    try:
+        header.private_block(PRIVATE_GROUP, PRIVATE_CREATOR)
+    except KeyError:
+        return False
+    return True
 
 
 def _are_tracked_tiles(headers: list[Dataset]) -> bool:
@@ -144,6 +139,10 @@ def _probed(study: Study, instances: list[InstanceRow]) -> Iterable[Dataset]:
     last = len(instances) - 1
     for number in dict.fromkeys((0, last // 2, last)):
         try:
-            yield study.header(instances[number])
+            header = study.header(instances[number])
         except Undecodable:
             continue
+        legal = copied(header, _READ)
+        if has_private_block(header):
+            legal.private_block(PRIVATE_GROUP, PRIVATE_CREATOR, create=True)
+        yield legal

@@ -199,8 +199,7 @@ def _remarks(index: _Index, counts: Counter[str]) -> tuple[Remark, ...]:
         "NO_IDENTIFIER": "{} rows of measurements name no lesion and were not used",
         "OTHER_PATIENT": "{} rows of measurements belong to another patient and were not used",
         "DUPLICATE_ROW": "{} rows of measurements repeat another and count once",
-        "ROWS_DIFFER": "{} lesions have several rows of measurements that differ; none was "
-        "used",
+        "ROWS_DIFFER": "{} lesions have several rows of measurements that differ; none was used",
     }
     remarks = []
     if shared:

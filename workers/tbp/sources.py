@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,13 +37,15 @@ def read_sources(study: Study, tiles: Sequence[Tile]) -> Measured:
     InstanceMissing, StorageUnavailable
         From the ports. What cannot be read is a remark.
     """
-    readings = (
-        _merged(
-            [_report(study, each) for each in study.instances if each.sop_class_uid in SR_CLASSES]
-        ),
-        _from_headers(tiles),
-        _merged([read_document(document) for document in study.documents()]),
-    )
+    reports = [each for each in study.instances if each.sop_class_uid in SR_CLASSES]
+    with warnings.catch_warnings():
+        # pydicom's warnings about illegal values quote the values: patients' attributes.
+        warnings.simplefilter("ignore")
+        readings = (
+            _merged([_report(study, each) for each in reports]),
+            _from_headers(tiles),
+            _merged([read_document(document) for document in study.documents()]),
+        )
     return Measured(
         sources=tuple(reading.rows for reading in readings),
         remarks=tuple(remark for reading in readings for remark in reading.remarks),

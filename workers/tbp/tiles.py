@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
@@ -25,6 +27,9 @@ MIN_DEVIATION = 1.5
 """Grey levels of standard deviation below which a tile shows nothing; the flattest of 683 real and
 rendered tiles has more than 3."""
 
+# What pydicom raises for an attribute whose bytes cannot be converted.
+_HEADER_FAULTS = (ValueError, TypeError, LookupError, NotImplementedError, OverflowError)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
@@ -33,19 +38,9 @@ class Tile:
     instance: InstanceRow
     header: Dataset
     """Every attribute but Pixel Data."""
+    identity: TileIdentity
     is_skin: bool
     """Whether it shows skin for photodamage, and no lesion."""
-
-    @property
-    def identity(self) -> TileIdentity:
-        """What measurements may call it."""
-        return TileIdentity(
-            sop_instance_uid=self.instance.sop_instance_uid,
-            tracking_uid=_text(self.header, "TrackingUID"),
-            tracking_id=_text(self.header, "TrackingID"),
-            instance_number=_whole(self.header, "InstanceNumber"),
-            patient_id=_text(self.header, "PatientID"),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +72,25 @@ def read_tiles(instances: Sequence[InstanceRow], tools: Tools) -> tuple[list[Til
         if number % CHUNK == 0:
             tools.checkpoint()
         try:
-            header = tools.source.header(instance.path)
-        except Undecodable:
+            tiles.append(_read(instance, tools))
+        except (Undecodable, *_HEADER_FAULTS):
             unreadable += 1
-            continue
-        tiles.append(Tile(instance=instance, header=header, is_skin=is_skin(header)))
     return tiles, unreadable
+
+
+def _read(instance: InstanceRow, tools: Tools) -> Tile:
+    header = tools.source.header(instance.path)
+    with warnings.catch_warnings():
+        # pydicom's warnings about illegal values quote the values: patients' attributes.
+        warnings.simplefilter("ignore")
+        identity = TileIdentity(
+            sop_instance_uid=instance.sop_instance_uid,
+            tracking_uid=_text(header, "TrackingUID"),
+            tracking_id=_text(header, "TrackingID"),
+            instance_number=_whole(header, "InstanceNumber"),
+            patient_id=_text(header, "PatientID"),
+        )
+        return Tile(instance=instance, header=header, identity=identity, is_skin=is_skin(header))
 
 
 def embed_tiles(tiles: Sequence[Tile], tools: Tools) -> Embedded:
@@ -123,7 +131,7 @@ def _encoded(images: list[NDArray[np.uint8]], tools: Tools) -> NDArray[np.float3
 
 def _problem(pixels: NDArray[np.uint8], tile: Tile) -> str:
     """What speaks against encoding a tile; empty when nothing does."""
-    if float(pixels.std(axis=(0, 1)).max()) < MIN_DEVIATION:
+    if float(cv2.meanStdDev(pixels)[1].max()) < MIN_DEVIATION:
         return "blank"
     if tile.is_skin and skin_fraction(pixels) < MIN_SKIN_FRACTION:
         return "without_skin"
