@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 from pydicom import Dataset
 
@@ -19,7 +20,9 @@ AGE_REMARK = "the age at the date of the study is taken for the age at the opera
 def text_of(header: Dataset, keyword: str) -> str:
     """An attribute as text; empty where it is absent or cannot be read."""
     try:
-        return str(header.get(keyword) or "").strip()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's quote the value
+            return str(header.get(keyword) or "").strip()
     except (ValueError, TypeError, LookupError, NotImplementedError, OverflowError):
         return ""
 

@@ -71,9 +71,9 @@ def choose(readings: Sequence[Reading], manifest: PrognosisManifest) -> Chosen:
                 text = f"{meaning} is stated more than once, differently, in the {reading.source}"
                 reasons.append(Reason(kind=Obstacle.AMBIGUOUS, text=text))
             values[name], sources[name] = value, reading.source
+            if name == "age" and (reading.source == SOURCE or candidates[0].rank):
+                remarks.append(AGE_REMARK)
     remarks += _unknown(readings, specs)
-    if sources.get("age") == SOURCE:
-        remarks.append(AGE_REMARK)
     return Chosen(
         values=values,
         sources=sources,

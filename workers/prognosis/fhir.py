@@ -10,7 +10,13 @@ from typing import Any
 from models.prognosis.patient import Given, Quantity
 from models.prognosis.reasons import Obstacle, Reason
 from workers.prognosis.codes import FHIR_SYSTEMS, answer_of, find_name
-from workers.prognosis.statements import STAGE, Reading, Statement, stage_text
+from workers.prognosis.statements import (
+    FROM_BIRTH_DATE,
+    STAGE,
+    Reading,
+    Statement,
+    stage_text,
+)
 
 _UCUM = "http://unitsofmeasure.org"
 _UNITS = {"mm": "mm", "cm": "cm", "um": "um", "a": "a", "mo": "mo", "d": "d"}
@@ -62,7 +68,7 @@ def read_fhir(content: dict[str, Any], source: str, *, study_date: str) -> Readi
     for resource in _resources(content):
         if resource.get("resourceType") == "Patient":
             patients += 1
-            statements += _patient(resource, study_date, remarks)
+            statements += _patient(resource, study_date)
             continue
         found = _name_of(resource)
         if found is None:
@@ -162,16 +168,15 @@ def _quantity(quantity: Any) -> Given | _Measured:
     return Quantity(value=float(value), unit=_WRITTEN_OUT.get(unit.strip().lower(), unit))
 
 
-def _patient(resource: dict[str, Any], study_date: str, remarks: list[str]) -> Iterator[Statement]:
+def _patient(resource: dict[str, Any], study_date: str) -> Iterator[Statement]:
     gender = resource.get("gender")
     if isinstance(gender, str) and gender != "unknown":
         yield Statement(name="sex", value=gender)
     birth = resource.get("birthDate")
     years = years_between(birth.replace("-", ""), study_date) if isinstance(birth, str) else None
     if years is not None:
-        remarks.append("age is that at the study date, from the birth date")
-        # An Observation of the age goes first.
-        yield Statement(name="age", value=Quantity(value=years, unit="a"), rank=5)
+        value = Quantity(value=years, unit="a")
+        yield Statement(name="age", value=value, rank=FROM_BIRTH_DATE)
 
 
 def years_between(birth_date: str, date: str) -> float | None:

@@ -11,6 +11,9 @@ from models.prognosis.reasons import Reason
 STAGE = "stage"
 """Name of the stage beside those of the covariates."""
 
+FROM_BIRTH_DATE = 5
+"""Rank of an age that a source does not state, but that follows from its birth date."""
+
 # Arabic stage groups are used by some registries: 2A is IIA.
 _ROMAN = {"0": "0", "1": "I", "2": "II", "3": "III", "4": "IV"}
 _STAGE = re.compile(

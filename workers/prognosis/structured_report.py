@@ -5,6 +5,7 @@ Own reports never get here: they are filed, not analysed.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,7 +58,9 @@ def _sequence(ds: Dataset, keyword: str) -> list[Dataset]:
 def _attribute(ds: Dataset, keyword: str) -> Any:
     """An attribute, or None where it is absent or pydicom cannot convert it."""
     try:
-        return ds.get(keyword)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom's quote the value
+            return ds.get(keyword)
     except (ValueError, TypeError, LookupError, NotImplementedError, OverflowError):
         return None
 
