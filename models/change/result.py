@@ -167,6 +167,12 @@ class LesionChange:
         return self.time_points[-1]
 
     @property
+    def changed_points(self) -> frozenset[str]:
+        """SOP Instance UIDs of the images of a sequence that changed since the one before."""
+        steps = self.sequence[: len(self.time_points) - 1]
+        return frozenset(pair.after.sop_instance_uid for pair in steps if pair.is_changed)
+
+    @property
     def first_suspicious(self) -> TimePoint | None:
         """The oldest time point that is suspicious of malignancy, or changed since the one before.
 
@@ -174,10 +180,8 @@ class LesionChange:
         """
         if len(self.time_points) < MIN_SEQUENCE:
             return None
-        steps = self.sequence[: len(self.time_points) - 1]
-        changed = {pair.after.sop_instance_uid for pair in steps if pair.is_changed}
         for point in self.time_points:
-            if point.is_suspicious or point.sop_instance_uid in changed:
+            if point.is_suspicious or point.sop_instance_uid in self.changed_points:
                 return point
         return None
 

@@ -22,6 +22,7 @@ from reports.change.wording import (
     registration,
     time_point,
     verdict,
+    why_first,
 )
 from reports.segmentation import LESION_COLOUR_RGB
 from reports.slide.panel import (
@@ -304,9 +305,8 @@ def _draw_points(panel: Panel, lesion: LesionChange, bottom: int) -> None:
         panel.text(fitted(drawable(time_point(point, lesion)), 22, WIDTH), 22, colour)
         panel.y += 32
     if lesion.sequence and panel.y < bottom - 40:
-        said = "none" if first is None else name(first, lesion)
-        panel.text(f"First suspicious: {said}", 24, AMBER if first else MUTED)
-        panel.y += 38
+        said = "none" if first is None else f"{name(first, lesion)}, {why_first(first, lesion)}"
+        panel.paragraph(f"First suspicious: {said}", 22, AMBER if first else MUTED, 2)
     panel.y += 10
 
 

@@ -131,11 +131,20 @@ def sequence(lesion: LesionChange) -> str:
     points = "; ".join(time_point(each, lesion) for each in lesion.time_points)
     pairs = "; ".join(_step(each, lesion) for each in lesion.sequence)
     found = lesion.first_suspicious
-    first = "none" if found is None else name(found, lesion)
+    first = "none" if found is None else f"{name(found, lesion)}, {why_first(found, lesion)}"
     return (
         f"Sequence of {len(lesion.time_points)} images: {points}. Compared: {pairs}. First "
         f"suspicious time point (malignancy at the operating point, or changed): {first}. "
     )
+
+
+def why_first(point: TimePoint, lesion: LesionChange) -> str:
+    """What makes a time point suspicious."""
+    causes = {
+        "malignancy at the operating point": bool(point.is_suspicious),
+        "changed": point.sop_instance_uid in lesion.changed_points,
+    }
+    return " and ".join(cause for cause, holds in causes.items() if holds)
 
 
 def name(point: TimePoint, lesion: LesionChange) -> str:

@@ -21,6 +21,7 @@ from workers.encoding import content_key
 from workers.errors import BadModelOutput
 from workers.ports import Tensors
 
+_SIDES = ("earlier", "later")
 _FAILURES = {
     "too few key points": NotAssessed(
         reason=Reason.KEY_POINTS,
@@ -78,7 +79,7 @@ def prepare(
         Whether the originals are laid into one frame for the eye.
     """
     comparison = Comparison(before=before.point, after=after.point)
-    for side, name in ((before, "earlier"), (after, "later")):
+    for side, name in zip((before, after), _SIDES, strict=True):
         if side.image.problem is not None:
             text = f"the {name} image cannot be compared: {side.image.problem.text}"
             problem = replace(side.image.problem, text=text)
@@ -108,7 +109,7 @@ def prepare(
         comparison,
         growth=measure_growth(*masks, pair.source_matrix, spacing_mm=spacing),
         frames=common_frames(images, masks, pair) if with_frames else None,
-        remarks=_remarks(pair, spacing),
+        remarks=_remarks(pair, masks, spacing),
     )
     return Pair(
         comparison=comparison,
@@ -142,17 +143,33 @@ def _failure(pair: PreparedPair, manifest: ChangeManifest, *, needs_good: bool) 
     return _OTHER_LESION if needs_good else _FAILURES[outcome.reason]
 
 
-def _remarks(pair: PreparedPair, spacing: tuple[float | None, float | None]) -> tuple[str, ...]:
+def _remarks(
+    pair: PreparedPair,
+    masks: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    spacing: tuple[float | None, float | None],
+) -> tuple[str, ...]:
     remarks = []
     if None in spacing:
         remarks.append(
             "the images are not both calibrated: one field of view was assumed for their scale"
         )
-    for image, name in ((pair.before, "earlier"), (pair.after, "later")):
+    cut = [name for mask, name in zip(masks, _SIDES, strict=True) if _is_cut(mask)]
+    if cut:
+        remarks.append(
+            f"the lesion reaches the edge of the {' and the '.join(cut)} image: its growth, and "
+            "what is said of change, hold for the part that is shown"
+        )
+    for image, name in zip((pair.before, pair.after), _SIDES, strict=True):
         done = _cleaned(image)
         if done:
             remarks.append(f"{done} taken out of a copy of the {name} image before comparing")
     return tuple(remarks)
+
+
+def _is_cut(mask: NDArray[np.bool_]) -> bool:
+    """Whether a lesion reaches the edge of its image."""
+    edges = (mask[0], mask[-1], mask[:, 0], mask[:, -1])
+    return any(bool(edge.any()) for edge in edges)
 
 
 def _cleaned(image: PreparedImage) -> str:
