@@ -1,4 +1,4 @@
-# make demo | test | check | bench | train-check | test-viewers | clean
+# make demo | test | check | bench | bench-gpu | train-check | test-viewers | clean
 SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -10,7 +10,7 @@ IMAGES ?=
 KEEP ?=
 OUT ?= build
 
-.PHONY: demo test check format bench train-check test-viewers services lock clean
+.PHONY: demo test check format bench bench-gpu train-check test-viewers services lock clean
 
 demo: $(VENV)/.runtime
 	@$(PY) -m gateway.cli demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(KEEP),--keep)
@@ -31,6 +31,10 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev services
 	$(PY) -m tests.bench
+
+# The same of a GPU, where there is one.
+bench-gpu: $(VENV)/.dev
+	$(PY) -m tests.bench.gpu
 
 # A toy of every recipe, from drawn data to its report: minutes on two cores.
 train-check: $(VENV)/.dev

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from models.manifest import InputSpec, Manifest
-from models.shapes import EfficientNetLiteShape
+from models.shapes import EfficientNetLiteShape, PandermShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,10 +14,20 @@ class EncoderManifest(Manifest):
     """What travels with the weights of one version of the encoder."""
 
     input: InputSpec
-    backbone: EfficientNetLiteShape
+    backbone: EfficientNetLiteShape | PandermShape
     """Which network."""
     dim: int
     """Width E of an embedding."""
 
     def _extra_checks(self) -> dict[str, Callable[[], bool]]:
-        return {"dim": lambda: self.dim > 0, "input": lambda: self.input.size % 32 == 0}
+        return {"dim": self._is_width, "input": self._is_size}
+
+    def _is_width(self) -> bool:
+        if isinstance(self.backbone, PandermShape):
+            return self.dim == self.backbone.encoder.dim
+        return self.dim > 0
+
+    def _is_size(self) -> bool:
+        if isinstance(self.backbone, PandermShape):
+            return self.input.size == self.backbone.encoder.image_size
+        return self.input.size % 32 == 0

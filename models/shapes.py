@@ -79,6 +79,18 @@ class VitPyramidShape:
             raise ValueError("taps must be ascending block numbers within the encoder")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PandermShape:
+    """A PanDerm encoder, as its file tells."""
+
+    kind: Literal["panderm"] = "panderm"
+    """Tells the backbones apart."""
+    encoder: EncoderShape
+    """The vision transformer."""
+    is_fine_tuned: bool = False
+    """Pooling of the file: mean patch token, in place of the class token."""
+
+
 BackboneShape = EfficientNetLiteShape | VitPyramidShape
 
 

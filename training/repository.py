@@ -57,6 +57,8 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
         recipe.add_argument("--evaluation-command", default=f"python -m training {name}")
         recipe.add_argument("--created", default=f"{datetime.now(UTC):%Y-%m-%d}")
         recipe.add_argument("--commit", help="default: the commit that is checked out")
+        if name == "encoder":
+            recipe.add_argument("--panderm", type=Path, help="the site's own PanDerm file")
         if name == "diagnosis":
             recipe.add_argument("--data", type=Path, required=True, help="what it was trained on")
             recipe.add_argument("--single-view", action="store_true", help="no mirror images")

@@ -6,12 +6,21 @@ import torch
 from torch import Tensor, nn
 
 from models.architectures.efficientnet_lite import EfficientNetLite
+from models.architectures.panderm import PandermEncoder
 from models.embedding import EncoderManifest
+from models.shapes import EfficientNetLiteShape, PandermShape
 from models.weights import fill, read_tensors
 
 
+def build_encoder(shape: EfficientNetLiteShape | PandermShape) -> nn.Module:
+    """Return an encoder of a shape with random weights: (B, 3, S, S) float32 to (B, E)."""
+    if isinstance(shape, PandermShape):
+        return PandermEncoder(shape.encoder, is_fine_tuned=shape.is_fine_tuned)
+    return EfficientNetLite(shape)
+
+
 class ServedEncoder(nn.Module):
-    """EfficientNet-Lite behind the normalisation of its manifest.
+    """An encoder behind the normalisation of its manifest.
 
     Parameters
     ----------
@@ -24,7 +33,7 @@ class ServedEncoder(nn.Module):
 
     def __init__(self, manifest: EncoderManifest) -> None:
         super().__init__()
-        self.encoder = EfficientNetLite(manifest.backbone)
+        self.encoder = build_encoder(manifest.backbone)
         spec = manifest.input
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
