@@ -125,6 +125,8 @@ def attention_parametric_map(
     ds.AcquisitionContextSequence = []
     stamp(ds, [source], context)
     add_slide(ds, source, map_plane)
+    if "SpecimenDescriptionSequence" not in ds:
+        ds.Laterality = ""  # 2C: demanded of whatever is no specimen (PS3.3 C.7.3.1)
     ds.SharedFunctionalGroupsSequence = [_shared()]
     add_frames(ds, tiles, map_plane, dimension_uid=uid("/dimension"), first=())
     ds.SamplesPerPixel = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import io
 from dataclasses import replace
 from typing import Any
@@ -113,6 +114,7 @@ def written(ds: Dataset) -> io.BytesIO:
     return buffer
 
 
+@functools.cache
 def draw_overview(size: tuple[int, int] = SIZE, *, kind: str = "tissue") -> np.ndarray:
     """The whole slide at ``FACTOR``: two pieces of tissue with a hole, and a stroke of ink."""
     width, height = size[0] // FACTOR, size[1] // FACTOR
@@ -143,6 +145,7 @@ def geometry(size: tuple[int, int] = SIZE, um_px: float = UM_PX) -> SlideGeometr
     return SlideGeometry(um_px=um_px, sizes=tuple(levels))
 
 
+@functools.cache
 def assessed(
     *,
     slide: int = 1,
@@ -189,6 +192,7 @@ def _tile_pixels(overview: np.ndarray, grid: Any, number: int) -> np.ndarray:
     return np.asarray(cv2.resize(part, (256, 256), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
+@functools.cache
 def not_assessed(*, slide: int = 1, kind: str = "blank", **changes: Any) -> SlideAssessment:
     """A slide that was read but holds no tissue."""
     overview = draw_overview(kind=kind)
