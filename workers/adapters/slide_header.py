@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -9,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from pydicom import Dataset
@@ -54,6 +54,10 @@ _FAULTS = (
 )
 
 
+# OSError of pydicom, which has no number, and of offsets that no file has.
+_NOT_THE_DISK = (None, errno.EINVAL, errno.EOVERFLOW)
+
+
 @contextmanager
 def reading(what: str) -> Iterator[None]:
     """Translate what readers raise for damaged input into ``Undecodable``.
@@ -70,6 +74,8 @@ def reading(what: str) -> Iterator[None]:
             warnings.simplefilter("ignore")  # pydicom remarks on every odd header
             yield
     except OSError as exc:
+        if exc.errno in _NOT_THE_DISK:
+            raise Undecodable(f"{what} ({type(exc).__name__})") from exc
         raise StorageUnavailable(f"the spool cannot be read ({exc.strerror})") from exc
     except _FAULTS as exc:
         raise Undecodable(f"{what} ({type(exc).__name__})") from exc
@@ -232,12 +238,11 @@ def _spacing_um(dataset: Dataset) -> tuple[float | None, float | None]:
 
 def volume_um(dataset: Dataset) -> tuple[float, float] | None:
     """Imaged Volume Width and Height in micrometres; None where they are not stated."""
-    values: list[Any] = [
-        dataset.get(keyword) for keyword in ("ImagedVolumeWidth", "ImagedVolumeHeight")
-    ]
     try:
-        width, height = (float(value) * 1000 for value in values)
-    except (TypeError, ValueError):
+        with reading("its header cannot be read"):
+            width = float(dataset.get("ImagedVolumeWidth") or 0) * 1000
+            height = float(dataset.get("ImagedVolumeHeight") or 0) * 1000
+    except Undecodable:
         return None
     is_stated = bool(np.isfinite([width, height]).all()) and min(width, height) > 0
     return (width, height) if is_stated else None

@@ -139,7 +139,7 @@ def _parted(groups: Iterable[list[_Member]]) -> Iterator[list[_Member]]:
     for members in groups:
         frames: dict[str, list[_Member]] = {}
         for member in members:
-            frames.setdefault(str(member[1].get("FrameOfReferenceUID") or ""), []).append(member)
+            frames.setdefault(_frame_of_reference(member[1]), []).append(member)
         sizes = [{_size(dataset) for _, dataset in part} for part in frames.values()]
         union = set[tuple[int, int]]().union(*sizes)
         finest = max(union)
@@ -150,11 +150,20 @@ def _parted(groups: Iterable[list[_Member]]) -> Iterator[list[_Member]]:
             yield from frames.values()
 
 
+def _frame_of_reference(dataset: Dataset) -> str:
+    try:
+        with reading("its header cannot be read"):
+            return str(dataset.get("FrameOfReferenceUID") or "")
+    except Undecodable:
+        return ""
+
+
 def _size(dataset: Dataset) -> tuple[int, int]:
     keywords = ("TotalPixelMatrixColumns", "TotalPixelMatrixRows")
     try:
-        width, height = (int(dataset.get(keyword) or 0) for keyword in keywords)
-    except (TypeError, ValueError):
+        with reading("its header cannot be read"):
+            width, height = (int(dataset.get(keyword) or 0) for keyword in keywords)
+    except Undecodable:
         return 0, 0
     return width, height
 
