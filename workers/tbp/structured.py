@@ -15,6 +15,26 @@ from pydicom import Dataset
 
 from models.tbp.measurements import CONFIDENCES, LOCATIONS
 from models.tbp.remarks import Remark
+from workers.tbp.content import (
+    CODE_MEANING,
+    CODE_VALUE,
+    CODING_SCHEME,
+    CONCEPT_CODE,
+    CONCEPT_NAME,
+    CONTENT,
+    MEASURED_VALUE,
+    NUMERIC_VALUE,
+    REFERENCED_SOP_INSTANCE_UID,
+    REFERENCED_SOP_SEQUENCE,
+    TEXT_VALUE,
+    UID_VALUE,
+    UNITS,
+    VALUE_TYPE,
+    Item,
+    content_of,
+    items,
+    text,
+)
 from workers.tbp.rows import (
     MAX_LESIONS,
     MIN_MEASUREMENTS,
@@ -73,6 +93,11 @@ def read_structured_report(report: Dataset) -> Reading:
     -------
     Reading
         Rows in the order of the groups. A number in an unknown unit is left out, and said.
+
+    Raises
+    ------
+    DamagedReport
+        The document's tree cannot be read to its end.
     """
     rows: list[LesionRow] = []
     refused: Counter[str] = Counter()
@@ -82,8 +107,8 @@ def read_structured_report(report: Dataset) -> Reading:
         if row is not None:
             rows.append(row)
         if len(rows) > MAX_LESIONS:
-            text = f"a structured report holds more than {MAX_LESIONS} lesions: not used"
-            return Reading(remarks=(Remark(code="TOO_MANY", text=text),))
+            said = f"a structured report holds more than {MAX_LESIONS} lesions: not used"
+            return Reading(remarks=(Remark(code="TOO_MANY", text=said),))
     names = {name for row in rows for name in row.values}
     if len(names - set(_STANDARD_NAMES.values())) < MIN_MEASUREMENTS:
         return Reading()  # lengths and areas alone are those of another kind of report
@@ -95,46 +120,37 @@ def read_structured_report(report: Dataset) -> Reading:
     return Reading(rows=tuple(rows), remarks=tuple(remarks))
 
 
-def _items(item: Dataset) -> list[Dataset]:
-    found = item.get("ContentSequence")
-    return list(found) if found else []
-
-
-def _code(item: Dataset, keyword: str) -> tuple[str, str, str]:
+def _code(item: Item, tag: int) -> tuple[str, str, str]:
     """Scheme, value and meaning of an item's first code; empty where there is none."""
-    sequence = item.get(keyword)
-    if not sequence:
+    codes = items(item, tag)
+    if not codes:
         return ("", "", "")
-    first = sequence[0]
-    names = ("CodingSchemeDesignator", "CodeValue", "CodeMeaning")
-    scheme, value, meaning = (str(first.get(name) or "").strip() for name in names)
-    return scheme, value, meaning
+    first = codes[0]
+    return text(first, CODING_SCHEME), text(first, CODE_VALUE), text(first, CODE_MEANING)
 
 
-def _groups(report: Dataset) -> Iterator[Dataset]:
-    for child in _items(report):
-        if _code(child, "ConceptNameCodeSequence")[:2] == _IMAGING_MEASUREMENTS:
-            for group in _items(child):
-                if _code(group, "ConceptNameCodeSequence")[:2] == _GROUP:
+def _groups(report: Dataset) -> Iterator[Item]:
+    for child in content_of(report):
+        if _code(child, CONCEPT_NAME)[:2] == _IMAGING_MEASUREMENTS:
+            for group in items(child, CONTENT):
+                if _code(group, CONCEPT_NAME)[:2] == _GROUP:
                     yield group
 
 
-def _row(
-    group: Dataset, refused: Counter[str], unitless: dict[str, list[float]]
-) -> LesionRow | None:
+def _row(group: Item, refused: Counter[str], unitless: dict[str, list[float]]) -> LesionRow | None:
     """The lesion of one group; None when it has no measurement that the model knows."""
     values: dict[str, object] = {}
     twice: set[str] = set()
     found = {"tracking_id": "", "tracking_uid": "", "tile": "", "site": ""}
-    for item in _items(group)[:_MAX_ITEMS]:
-        kind = str(item.get("ValueType") or "")
-        scheme, value, meaning = _code(item, "ConceptNameCodeSequence")
+    for item in items(group, CONTENT)[:_MAX_ITEMS]:
+        kind = text(item, VALUE_TYPE)
+        scheme, value, meaning = _code(item, CONCEPT_NAME)
         if kind == "IMAGE":
             found["tile"] = found["tile"] or _referenced(item)
         elif (scheme, value) == _TRACKING_ID:
-            found["tracking_id"] = str(item.get("TextValue") or "").strip()
+            found["tracking_id"] = text(item, TEXT_VALUE)
         elif (scheme, value) == _TRACKING_UID:
-            found["tracking_uid"] = str(item.get("UID") or "").strip()
+            found["tracking_uid"] = text(item, UID_VALUE)
         elif (scheme, value) in _FINDING_SITES and kind == "CODE":
             found["site"] = _site(item)
         else:
@@ -160,7 +176,7 @@ def _row(
 
 
 def _value(
-    item: Dataset,
+    item: Item,
     kind: str,
     name: str,
     refused: Counter[str],
@@ -168,17 +184,17 @@ def _value(
 ) -> object:
     """The value of a NUM in the expected unit, else the text of a TEXT or CODE."""
     if kind == "CODE":
-        return _code(item, "ConceptCodeSequence")[2] or None
+        return _code(item, CONCEPT_CODE)[2] or None
     if kind != "NUM":
-        return str(item.get("TextValue") or "").strip() or None
-    measured = item.get("MeasuredValueSequence")
+        return text(item, TEXT_VALUE) or None
+    measured = items(item, MEASURED_VALUE)
     if not measured:
         return None
     try:
-        number = float(measured[0].NumericValue)
-    except (AttributeError, TypeError, ValueError):
+        number = float(text(measured[0], NUMERIC_VALUE))
+    except ValueError:
         return "not a number"  # it is there, and no number: the table says so
-    unit = _code(measured[0], "MeasurementUnitsCodeSequence")[1]
+    unit = _code(measured[0], UNITS)[1]
     try:
         converted = in_expected_unit(name, number, unit)
     except UnknownUnit as exc:
@@ -204,28 +220,28 @@ def _with_percentages(row: LesionRow, unitless: dict[str, list[float]]) -> Lesio
     )
 
 
-def _site(item: Dataset) -> str:
+def _site(item: Item) -> str:
     """The device's name of a body region; the code's meaning where it has none."""
-    _, value, meaning = _code(item, "ConceptCodeSequence")
+    _, value, meaning = _code(item, CONCEPT_CODE)
     site = _SITES.get(value, meaning)
     if site not in ("Arm", "Leg"):
         return site
-    for modifier in _items(item):
-        side = _code(modifier, "ConceptCodeSequence")[1]
+    for modifier in items(item, CONTENT):
+        side = _code(modifier, CONCEPT_CODE)[1]
         if side in _LEFT or side in _RIGHT:
             return f"{'Left' if side in _LEFT else 'Right'} {site}"
     return LOCATIONS[-1]
 
 
-def _referenced(item: Dataset) -> str:
-    sequence = item.get("ReferencedSOPSequence")
-    return str(sequence[0].get("ReferencedSOPInstanceUID") or "") if sequence else ""
+def _referenced(item: Item) -> str:
+    references = items(item, REFERENCED_SOP_SEQUENCE)
+    return text(references[0], REFERENCED_SOP_INSTANCE_UID) if references else ""
 
 
-def _tile_below(item: Dataset) -> str:
+def _tile_below(item: Item) -> str:
     """The image that a measurement was made on, down to the region that it lies in."""
-    for child in _items(item):
-        kind = child.get("ValueType")
+    for child in items(item, CONTENT):
+        kind = text(child, VALUE_TYPE)
         uid = _referenced(child) if kind == "IMAGE" else ""
         if kind in ("SCOORD", "SCOORD3D"):
             uid = _tile_below(child)

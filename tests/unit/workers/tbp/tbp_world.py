@@ -20,6 +20,7 @@ from models.tbp.measurements import NAMES, measurement
 from reports import coding
 from reports.coding import Concept
 from reports.content_items import Relationship, code, container, number, text, uid_reference
+from reports.elements import mark_encoded
 from tests.unit.models.tbp_builder import measured_row, tbp_manifest
 from tests.unit.workers.fakes import FakeEmbeddings, InMemory, generation_row
 from workers.analyses.tbp_screening import ANALYSIS
@@ -104,6 +105,7 @@ def structured_report(
             relationship=None,
         )
     )
+    mark_encoded(report)
     return report
 
 
