@@ -34,6 +34,7 @@ from workers.change.lesions import (
 from workers.errors import ModelChanged, NothingDecodable
 from workers.photographs import DERMOSCOPIC_PHOTOGRAPHY, photographs
 from workers.study import Study
+from workers.tbp.detect import tile_instances
 
 _NO_PRIOR = NotAssessed(reason=Reason.NO_PRIOR, text="no earlier image of this lesion was found")
 
@@ -62,7 +63,10 @@ class ChangeDetection:
 
         The PACS is not asked here: whether there is anything earlier shows while it runs.
         """
-        images = [each for each in photographs(study.instances) if is_followed(each)]
+        tiles = set(tile_instances(study))  # the screening's; a tile is no follow-up image
+        images = [
+            each for each in photographs(study.instances) if is_followed(each) and each not in tiles
+        ]
         dermoscopic = [e for e in images if e.sop_class_uid == DERMOSCOPIC_PHOTOGRAPHY]
         if not images:
             return Match(
