@@ -13,7 +13,14 @@ from pydicom import Dataset, config, dcmread
 
 # Errors of dciodvfy (dicom3tools 2022) that contradict the standard; none is met at present.
 KNOWN_FALSE_ALARMS: tuple[str, ...] = ()
-IOD_NAMES = ("Comprehensive3DSR", "Segmentation", "SCImage", "EncapsulatedPDF", "ParametricMap")
+IOD_NAMES = (
+    "Comprehensive3DSR",
+    "Segmentation",
+    "SCImage",
+    "EncapsulatedPDF",
+    "ParametricMap",
+    "MultiframeTrueColorSCImage",
+)
 
 Validator = Callable[[Dataset], None]
 
