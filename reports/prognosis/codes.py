@@ -28,8 +28,12 @@ ENDPOINT = _private("ENDPOINT", "Endpoint")
 REASON = _private("REASON", "Reason not to assess")
 REMARK = _private("REMARK", "Remark")
 
+_SHORT = {  # a code value has 16 characters at most
+    Obstacle.STAGE_UNREADABLE: "STAGE_ODD",
+    Obstacle.STAGE_OUT_OF_SCOPE: "STAGE_SCOPE",
+}
 REASONS: dict[Obstacle, Concept] = {
-    kind: _private(f"P_{kind.name}"[:16], kind.value) for kind in Obstacle
+    kind: _private(f"P_{_SHORT.get(kind, kind.name)}", kind.value) for kind in Obstacle
 }
 """Code of each kind of reason."""
 

@@ -152,6 +152,7 @@ def test_every_reason_has_its_code(kind: Obstacle, strict: None) -> None:
     assert said(report, codes.REASON) == [codes.REASONS[kind].value]
     assert said(report, codes.RISK_GROUP) == []
     assert len({concept.value for concept in codes.REASONS.values()}) == len(Obstacle)
+    assert len(codes.REASONS[kind].value) <= 16
     assert kind.value.lower() in words(prognosis_page(not_assessed(kind))).lower()
 
 
