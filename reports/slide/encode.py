@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydicom import Dataset
+
 from models.slide.result import SlideResult
 from reports import coding
 from reports.coding import Concept
@@ -32,8 +34,22 @@ def encode_slides(result: SlideResult, context: ReportContext) -> list[ReportObj
     give it; report and picture are always there.
     """
     slides = read_slides(result, context)
+    objects = [ReportObject(role="sr", dataset=slide_report(slides, result, context))]
+    for slide in slides:
+        mask, ranks = slide_mask(slide, result, context), slide_map(slide, result, context)
+        if mask is not None:
+            objects.append(ReportObject(role=f"seg-{slide.number}", dataset=mask))
+        if ranks is not None:
+            objects.append(ReportObject(role=f"map-{slide.number}", dataset=ranks))
+        picture = _picture(slide, result, context)
+        objects.append(ReportObject(role=f"qc-{slide.number}", dataset=picture))
+    return objects
+
+
+def slide_report(slides: list[Slide], result: SlideResult, context: ReportContext) -> Dataset:
+    """The one measurement report of a study's slides, about the first one's specimen."""
     about = slides[0].source
-    report = measurement_document(
+    return measurement_document(
         [group for slide in slides for group in slide_groups(slide, result, about)],
         sources=[source for slide in slides for source in slide.sources],
         summary=_summary(slides),
@@ -42,20 +58,15 @@ def encode_slides(result: SlideResult, context: ReportContext) -> list[ReportObj
         content="slide report",
         subject=subject(about),
     )
-    objects = [ReportObject(role="sr", dataset=report)]
-    for slide in slides:
-        objects += _segmentation(slide, result, context)
-        objects += _map(slide, result, context)
-        objects.append(_picture(slide, result, context))
-    return objects
 
 
-def _segmentation(slide: Slide, result: SlideResult, context: ReportContext) -> list[ReportObject]:
+def slide_mask(slide: Slide, result: SlideResult, context: ReportContext) -> Dataset | None:
+    """The tissue as a Segmentation; None without tissue or without a place on the glass."""
     tissue, plane = slide.assessment.tissue, slide.plane
     if tissue is None or plane is None or not tissue.mask.any():
-        return []
+        return None
     matrix, factor = tissue_matrix(tissue, plane.size)
-    dataset = tissue_segmentation(
+    return tissue_segmentation(
         matrix,
         factor,
         source=slide.source,
@@ -65,16 +76,16 @@ def _segmentation(slide: Slide, result: SlideResult, context: ReportContext) -> 
         model=result.model,
         context=context,
     )
-    return [ReportObject(role=f"seg-{slide.number}", dataset=dataset)]
 
 
-def _map(slide: Slide, result: SlideResult, context: ReportContext) -> list[ReportObject]:
+def slide_map(slide: Slide, result: SlideResult, context: ReportContext) -> Dataset | None:
+    """The attention as a Parametric Map; None without attention or a place on the glass."""
     assessment, plane = slide.assessment, slide.plane
     grid, geometry, attention = assessment.grid, assessment.geometry, assessment.attention
     if plane is None or grid is None or geometry is None or attention is None or not len(grid):
-        return []
+        return None
     matrix, step = rank_matrix(grid, geometry, attention)
-    dataset = attention_parametric_map(
+    return attention_parametric_map(
         matrix,
         step * plane.size[0] / grid.slide_size[0],
         source=slide.source,
@@ -83,10 +94,9 @@ def _map(slide: Slide, result: SlideResult, context: ReportContext) -> list[Repo
         model=result.model,
         context=context,
     )
-    return [ReportObject(role=f"map-{slide.number}", dataset=dataset)]
 
 
-def _picture(slide: Slide, result: SlideResult, context: ReportContext) -> ReportObject:
+def _picture(slide: Slide, result: SlideResult, context: ReportContext) -> Dataset:
     dataset = secondary_capture(
         draw_sheet(slide, result),
         source=slide.source,
@@ -96,7 +106,7 @@ def _picture(slide: Slide, result: SlideResult, context: ReportContext) -> Repor
     )
     dataset.SeriesDescription = series_description("slide quality sheet", context)
     dataset.DerivationDescription = "Slide overview, tissue, attention and result of an AI model"
-    return ReportObject(role=f"qc-{slide.number}", dataset=dataset)
+    return dataset
 
 
 def _summary(slides: list[Slide]) -> Concept:

@@ -96,32 +96,32 @@ def _place_pictures(
     canvas: _Picture, assessment: SlideAssessment, ranks: NDArray[np.float64] | None
 ) -> None:
     """The overview with its tissue and, where there is attention, the same with its map."""
-    if assessment.overview is None:
+    overview, grid = assessment.overview, assessment.grid
+    if overview is None:
         return
-    views = [assessment.overview]
-    if assessment.grid is not None and ranks is not None and len(assessment.grid):
-        heat = attention_map(assessment.grid, ranks)
-        views.append(overlay(assessment.overview, heat))
-    for number, (view, box) in enumerate(zip(views, _boxes(views), strict=True)):
-        top, left, height, wide = box
-        scale = min(height / view.shape[0], wide / view.shape[1])
-        size = (max(1, round(view.shape[1] * scale)), max(1, round(view.shape[0] * scale)))
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        fitted_view = np.ascontiguousarray(cv2.resize(view, size, interpolation=how), np.uint8)
-        if number == 0:
-            _draw_tissue(fitted_view, assessment)
-        else:
-            _draw_squares(fitted_view, assessment)
+    has_map = grid is not None and ranks is not None and len(ranks) > 0
+    boxes = _boxes(overview, 1 + has_map)
+    _, _, height, wide = boxes[0]  # all of one size
+    scale = min(height / overview.shape[0], wide / overview.shape[1])
+    size = (max(1, round(overview.shape[1] * scale)), max(1, round(overview.shape[0] * scale)))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    plain = np.ascontiguousarray(cv2.resize(overview, size, interpolation=how), np.uint8)
+    views = [plain.copy()]
+    _draw_tissue(views[0], assessment)
+    if grid is not None and ranks is not None and has_map:
+        views.append(overlay(plain, attention_map(grid, ranks, max_side_px=max(size))))
+        _draw_squares(views[1], assessment)
+    for view, (top, left, _, _) in zip(views, boxes, strict=True):
         y, x = top + (height - size[1]) // 2, left + (wide - size[0]) // 2
-        canvas[y : y + size[1], x : x + size[0]] = fitted_view
+        canvas[y : y + size[1], x : x + size[0]] = view
 
 
-def _boxes(views: list[_Picture]) -> list[tuple[int, int, int, int]]:
+def _boxes(overview: _Picture, count: int) -> list[tuple[int, int, int, int]]:
     """(top, left, height, width) for each picture: beside or below each other, the larger way."""
     height, wide = _PICTURES_BOTTOM - _PICTURES_TOP, PICTURES_WIDTH - 2 * _MARGIN
-    if len(views) == 1:
+    if count == 1:
         return [(_PICTURES_TOP, _MARGIN, height, wide)]
-    rows, columns = views[0].shape[:2]
+    rows, columns = overview.shape[:2]
     half_wide, half_high = (wide - _MARGIN) // 2, (height - _MARGIN) // 2
     beside = min(height / rows, half_wide / columns)
     below = min(half_high / rows, wide / columns)

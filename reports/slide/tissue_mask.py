@@ -55,6 +55,8 @@ def tissue_matrix(tissue: Tissue, size: tuple[int, int]) -> tuple[NDArray[np.boo
     mask = tissue.mask
     factor = max(1, round(size[0] / mask.shape[1]))
     columns, rows = -(-size[0] // factor), -(-size[1] // factor)
+    if (rows, columns) == mask.shape and size[0] % factor == size[1] % factor == 0:
+        return mask, factor
     # Points of the new pixels' centres on the overview.
     x = ((np.arange(columns) + 0.5) * factor * mask.shape[1] / size[0]).astype(np.int64)
     y = ((np.arange(rows) + 0.5) * factor * mask.shape[0] / size[1]).astype(np.int64)
