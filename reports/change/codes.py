@@ -19,6 +19,12 @@ NO_CHANGE = Concept(
 PROBABILITY_OF_CHANGE = private("P_CHANGE", "Prob. of change")
 GROWTH = private("GROWTH", "Growth of the area")
 RELATIVE_GROWTH = private("GROWTH_PERCENT", "Growth in percent")
+SOURCE_OF_MEASUREMENT = Concept(
+    scheme="DCM",
+    value="121112",
+    meaning="Source of Measurement",
+    origin="PS3.16 TID 300, 1501, 2024c",
+)
 DAYS_BETWEEN = private("DAYS", "Days between the images")
 DAYS = Concept(scheme="UCUM", value="d", meaning="day", origin="PS3.16 CID 7461; UCUM")
 

@@ -17,7 +17,7 @@ from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 from models.change.result import ChangeResult, Comparison, LesionChange
 from reports import coding
 from reports.change import codes
-from reports.change.flicker import flicker, frame_mask
+from reports.change.flicker import flicker, frame_mask, source_item
 from reports.change.picture import ChangePicture, draw_change
 from reports.change.wording import comments, days, details
 from reports.coding import Concept
@@ -197,8 +197,19 @@ def _time_point(lesion: _Lesion) -> tuple[Dataset, ...]:
     order = len(lesion.change.time_points)
     items = [text(codes.TIME_POINT, f"Image {order} of {order}", link)]
     if lesion.earlier is not None:
-        items.append(image_item(lesion.earlier, Relationship.CONTAINS))
+        items.append(_compared_with(lesion.earlier))
     return tuple(items)
+
+
+def _compared_with(source: Source) -> Dataset:
+    """The earlier image.
+
+    With a concept name, although it needs none: OHIF stops reading at an item of a group that has
+    none, and shows nothing of the report.
+    """
+    item = image_item(source, Relationship.CONTAINS)
+    item.ConceptNameCodeSequence = [codes.SOURCE_OF_MEASUREMENT.as_item()]
+    return item
 
 
 def _measurements(lesion: _Lesion) -> tuple[Measurement, ...]:
@@ -317,21 +328,11 @@ def _lesion_objects(
     )
     if lesion.earlier is not None:
         capture.DerivationDescription = "Earlier image and this image with an AI model's result"
-        capture.SourceImageSequence.append(_source_item(lesion.earlier))
+        capture.SourceImageSequence.append(source_item(lesion.earlier))
     objects.append(ReportObject(role=f"overview-{index}", dataset=capture))
     if lesion.earlier is not None and lesion.is_assessed:
         objects += _flicker_objects(lesion, lesion.earlier, total, result, context)
     return objects
-
-
-def _source_item(source: Source) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = source.sop_class_uid
-    item.ReferencedSOPInstanceUID = source.sop_instance_uid
-    if source.frame_number is not None:
-        item.ReferencedFrameNumber = source.frame_number
-    item.PurposeOfReferenceCodeSequence = [coding.SOURCE_IMAGE.as_item()]
-    return item
 
 
 def _flicker_objects(

@@ -16,7 +16,6 @@ from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 from models.change.result import Frames
 from models.results import ModelIdentity
 from reports import coding
-from reports.content_items import sop_reference
 from reports.context import ReportContext
 from reports.provenance import file_meta, series_description, series_number, stamp
 from reports.source import Source
@@ -83,7 +82,7 @@ def flicker(
     ds.DerivationDescription = (
         "Frame 1: earlier image, resized. Frame 2: this image, moved onto the earlier one"
     )
-    ds.SourceImageSequence = [_reference(source) for source in sources]
+    ds.SourceImageSequence = [source_item(source) for source in sources]
     is_lossy = any(s.header.get("LossyImageCompression") == "01" for s in sources)
     ds.LossyImageCompression = "01" if is_lossy else "00"
     if is_lossy:
@@ -112,8 +111,13 @@ def flicker(
     return ds
 
 
-def _reference(source: Source) -> Dataset:
-    item = sop_reference(source.sop_class_uid, source.sop_instance_uid, source.frame_number)
+def source_item(source: Source) -> Dataset:
+    """Item of Source Image Sequence (PS3.3 C.7.6.1)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = source.sop_class_uid
+    item.ReferencedSOPInstanceUID = source.sop_instance_uid
+    if source.frame_number is not None:
+        item.ReferencedFrameNumber = source.frame_number
     item.PurposeOfReferenceCodeSequence = [coding.SOURCE_IMAGE.as_item()]
     return item
 

@@ -161,6 +161,14 @@ def test_only_the_current_region_is_drawn_and_the_prior_is_other_evidence() -> N
     assert items(report, "UIDREF")["112040"].UID == LESION
 
 
+def test_every_item_of_a_group_has_a_concept_name() -> None:
+    """OHIF shows nothing of a report with a group of which one item has none."""
+    report = objects(result(assessed()))["sr"]
+    assert all("ConceptNameCodeSequence" in item for item in group(report).ContentSequence)
+    (image,) = (item for item in group(report).ContentSequence if item.ValueType == "IMAGE")
+    assert image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == f"{STUDY_UID}.1.1"
+
+
 def test_lesion_tracked_in_the_prior_only_keeps_that_identity() -> None:
     untracked = current(without=("ImageLaterality", "TrackingUID", "TrackingID"))
     report = objects(result(assessed()), untracked, earlier())["sr"]
