@@ -258,6 +258,10 @@ def _conclude(result: ChangeResult, images: dict[str, LesionImage], *, unread: i
     ]
     if probabilities:
         summary["change_probability"] = round(max(probabilities), 4)
+    if assessed:
+        one = "changed" if changed else "stable"
+        share = f"{changed} of {len(assessed)} lesions changed"
+        summary["headline"] = one if len(assessed) == 1 else share
     return Conclusion(
         result=result,
         sources=_sources(result, images),

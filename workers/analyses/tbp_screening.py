@@ -238,6 +238,7 @@ def _sources(result: TbpResult, tiles: Sequence[Tile], tools: Tools) -> list[Sou
 
 def _summary(screening: PatientScreening, not_assessed: int) -> dict[str, Any]:
     return {
+        "headline": f"{screening.flagged} of {screening.assessed} lesions flagged",
         "lesions": len(screening.lesions) + not_assessed,
         "assessed": screening.assessed,
         "flagged": screening.flagged,
