@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 
 import pytest
@@ -66,6 +67,7 @@ def test_text_in_another_character_set_is_read() -> None:
     assert reading.rows[0].values["location_simple"] == "Rücken"
 
 
+@functools.cache
 def encoded() -> bytes:
     root = through_a_file(decoded(structured_report(ROWS)), ExplicitVRLittleEndian)
     raw = root.get_item(BaseTag(CONTENT))
