@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 from PIL import Image
+from reportlab import rl_config
 from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen.canvas import Canvas
 
@@ -13,6 +14,8 @@ from reports.page import HEIGHT, WIDTH, Colour, Mark, Page, Picture, Polygon, St
 from reports.page_fonts import pdf_font
 
 _CREATOR = "Lentigo"
+# Streams stay binary: reportlab's ASCII85 in Python takes longer than all the rest of a page.
+rl_config.useA85 = 0
 
 
 def page_pdf(page: Page) -> bytes:
