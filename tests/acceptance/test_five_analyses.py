@@ -12,6 +12,7 @@ import pytest
 from gateway.demo.studies import DemoStudy, body, follow_up, melanoma, slide
 from gateway.embedded import free_port
 from gateway.sender import Destination
+from gateway.wording import headline
 from tests.acceptance.test_path import check_object, delivered, push
 from tests.lentigo import Lentigo, running_lentigo
 from tests.servers import Orthanc, orthanc, require
@@ -114,7 +115,7 @@ def test_every_headline_is_words_without_a_patient(clinic: Clinic) -> None:
         for item in study["work_items"]:
             assert item["outcome"] in ("assessed", "not_assessed")
             if item["outcome"] == "assessed":
-                assert item["summary"]["headline"]
+                assert headline(item["summary"])
             else:
                 assert item["reason"]
 
@@ -151,7 +152,7 @@ def test_the_melanoma_has_a_prognosis_from_its_document(clinic: Clinic) -> None:
     item = clinic.item("melanoma-stage-ii", "prognosis")
     assert item["outcome"] == "assessed", item["reason"]
     roles = {each["role"].partition("-")[0] for each in item["objects"]}
-    assert {"sr", "pdf"} <= roles
+    assert {"sr", "page", "overview"} <= roles
 
 
 def dumped(ds: pydicom.Dataset, path: Path) -> str:
