@@ -142,14 +142,15 @@ def enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def with_strip(image: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
-    """The picture above a strip with its caption; a viewer writes over the upper corners."""
+    """The picture above a strip with its caption."""
     height, width = image.shape[:2]
     canvas = np.empty((height + STRIP_PX, width, 3), np.uint8)
     canvas[:height] = image
     canvas[height:] = _STRIP
     picture = Image.fromarray(canvas)
     text = fitted(drawable(caption), 22, width - 16)
-    ImageDraw.Draw(picture).text((8, height + 8), text, _INK, font(22))
+    place = (width // 2, height + STRIP_PX // 2)  # viewers write over the corners
+    ImageDraw.Draw(picture).text(place, text, _INK, font(22), anchor="mm")
     return np.asarray(picture)
 
 
