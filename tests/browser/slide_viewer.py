@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.browser.driver import Browser
 from tests.servers import Orthanc, require
 
 PACKAGES = {
@@ -92,10 +94,11 @@ window.showReport = async (study, series) => {
     const uid = children(group, '112040')[0].UID
     viewer.addROI(new dmv.roi.ROI({ uid, scoord3d: region, properties: {} }),
       { stroke: { color: [255, 0, 0, 1], width: 2 }, fill: { color: [255, 0, 0, 0] } })
-    const lines = group.ContentSequence.flatMap(child =>
-      child.ValueType === 'CODE' ? [`${meaning(child)}: ${child.ConceptCodeSequence[0].CodeMeaning}`]
-      : child.ValueType === 'NUM' ? [`${meaning(child)}: ${child.MeasuredValueSequence[0].NumericValue}
-        ${child.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue}`] : [])
+    const value = item => item.ValueType === 'CODE' ? item.ConceptCodeSequence[0].CodeMeaning
+      : [item.MeasuredValueSequence[0].NumericValue,
+        item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue].join(' ')
+    const lines = group.ContentSequence.filter(item => ['CODE', 'NUM'].includes(item.ValueType))
+      .map(item => `${meaning(item)}: ${value(item)}`)
     const title = document.createElement('h2')
     title.textContent = children(group, '112039')[0].TextValue
     list.append(title, ...lines.map(line => {
@@ -217,6 +220,26 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Pass over connections that the browser dropped; they are no fault of the page."""
+
+
+def ask(window: Browser, function: str, *arguments: str, timeout_s: float = 120.0) -> Any:
+    """Call one of the page's functions, wait for it and return what it gives back.
+
+    Raises
+    ------
+    AssertionError
+        If it fails: the library then refused the object.
+    """
+    window.driver.set_script_timeout(timeout_s)
+    answer = window.driver.execute_async_script(
+        "const done = arguments[arguments.length - 1];"
+        "Promise.resolve(window[arguments[0]](...arguments[1]))"
+        ".then(value => done({value: value ?? null}), error => done({error: String(error)}))",
+        function,
+        list(arguments),
+    )
+    assert "error" not in answer, f"{function}: {answer['error']}"
+    return answer["value"]
 
 
 @contextlib.contextmanager
