@@ -105,8 +105,9 @@ def measurement_report(
     """
     if not groups or any(not group.measurements for group in groups):
         raise ResultError("a report needs groups, and each group a measurement")
+    identified = algorithm(model)  # encoded once for all groups
     return measurement_document(
-        [_group(group, model) for group in groups],
+        [_group(group, identified) for group in groups],
         sources=[*(group.source for group in groups), *others],
         summary=summary,
         model=model,
@@ -114,7 +115,7 @@ def measurement_report(
     )
 
 
-def _group(group: MeasurementGroup, model: ModelIdentity) -> Dataset:
+def _group(group: MeasurementGroup, identified: list[Dataset]) -> Dataset:
     """One measurement group (TID 1501)."""
     first, *others = group.measurements
     children = [
@@ -125,7 +126,7 @@ def _group(group: MeasurementGroup, model: ModelIdentity) -> Dataset:
         *group.context,
         *_finding(group.finding),
         *[_finding_site(site, group.source) for site in group.source.finding_sites],
-        *algorithm(model),
+        *identified,
         number(first.name, first.value, first.unit, [_region(group)]),
         *[number(item.name, item.value, item.unit) for item in others],
         *[code(item.name, item.value) for item in group.evaluations],

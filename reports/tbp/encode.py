@@ -10,6 +10,7 @@ from pydicom import Dataset
 from models.tbp.patient import LesionScreening
 from models.tbp.result import TbpResult
 from reports import coding
+from reports.attributes import copied
 from reports.coding import Concept
 from reports.context import ReportContext, ReportObject, SourceImage
 from reports.errors import ResultError, SourceError
@@ -21,6 +22,16 @@ from reports.tbp.patient import ROLE as PATIENT_ROLE
 from reports.tbp.patient import patient_report
 from reports.tbp.sheet import LESIONS_PER_SHEET, Shown, draw_sheets
 from reports.tracking import assign_tracking
+
+_REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_REFERENCED = (*_REQUIRED, "Modality", "NumberOfFrames")
+"""What a reference to a tile needs."""
+_SHOWN = (
+    *_REFERENCED,
+    *("PatientID", "IssuerOfPatientID", "TrackingID", "TrackingUID", "Rows", "Columns"),
+    *("AnatomicRegionSequence", "ImageLaterality", "Laterality"),
+)
+"""What a measurement group on a tile needs."""
 
 
 def encode_tbp(result: TbpResult, context: ReportContext) -> list[ReportObject]:
@@ -70,18 +81,18 @@ class _Tiles:
         first = str(context.sources[0].header.SOPInstanceUID)
         wanted = [_tile(result, lesion) for lesion in (*result.flagged, *result.drawn)]
         uids = list(dict.fromkeys([first, *[uid for uid in wanted if uid is not None]]))
-        missing = [uid for uid in uids if uid not in self._images]
-        if missing:
+        if any(uid not in self._images for uid in uids):
             raise SourceError("a tile of the result is not among the sources")
-        few = dataclasses.replace(context, sources=tuple(self._images[uid] for uid in uids))
-        self._sources = dict(zip(uids, select_sources(few, uids), strict=True))
-        self.first = self._sources[first]
+        one = dataclasses.replace(context, sources=(self._images[first],))
+        (self.first,) = select_sources(one, [first])
+        self._sources = {uid: _source(self._images[uid], _SHOWN) for uid in uids[1:]}
+        self._sources[first] = self.first
 
     @property
     def all(self) -> list[Source]:
         """Every tile, in the order of the study."""
         return [
-            self._sources.get(uid) or Source(header=_identity(image.header), image=image)
+            self._sources.get(uid) or _source(image, _REFERENCED)
             for uid, image in self._images.items()
         ]
 
@@ -105,18 +116,12 @@ class _Tiles:
         return None if uid is None else self._images[uid]
 
 
-def _identity(header: Dataset) -> Dataset:
-    """What references to a tile need."""
-    kept = Dataset()
-    for keyword in (
-        "SOPClassUID",
-        "SOPInstanceUID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-        "Modality",
-    ):
-        setattr(kept, keyword, header.get(keyword) or "")
-    return kept
+def _source(image: SourceImage, keywords: tuple[str, ...]) -> Source:
+    """A tile beside the first one: patient, study and equipment are written from that one."""
+    header = copied(image.header, keywords)
+    if any(keyword not in header for keyword in _REQUIRED):
+        raise SourceError("a tile lacks an identifier")
+    return Source(header=header, image=image)
 
 
 def _tile(result: TbpResult, lesion: LesionScreening) -> str | None:
