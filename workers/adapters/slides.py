@@ -2,7 +2,8 @@
 
 One slide is what shares a Pyramid UID or, without one, series and container; frames of reference
 part it only where its instances cannot be levels of one pyramid, since some converters give every
-level one of its own. Only instances of the flavour VOLUME belong to it: labels and overview
+level one of its own. Levels in series of their own are joined by frame of reference and container.
+Only instances of the flavour VOLUME belong to it: labels and overview
 photographs show names. Frames are found through the offset tables and decoded one by one, so that
 memory does not depend on the slide's size; what a header promises is checked against the file
 before it is believed.
@@ -72,7 +73,7 @@ class SpoolSlides:
             except Undecodable as exc:
                 unreadable.append(str(exc))
         slides = []
-        for members in _parted(groups.values()):
+        for members in _joined(_parted(groups.values())):
             members.sort(key=lambda member: _size(member[1]), reverse=True)
             slides.append(
                 FoundSlide(
@@ -126,12 +127,9 @@ class SpoolSlides:
 
 def _key(dataset: Dataset) -> tuple[str, ...]:
     """What the instances of one slide share."""
-    with reading("its header cannot be read"):
-        pyramid = str(dataset.get("PyramidUID") or "")
-        if pyramid:
-            return (pyramid,)
-        keywords = ("SeriesInstanceUID", "ContainerIdentifier")
-        return tuple(str(dataset.get(keyword) or "") for keyword in keywords)
+    pyramid = _text(dataset, "PyramidUID")
+    keywords = ("SeriesInstanceUID", "ContainerIdentifier")
+    return (pyramid,) if pyramid else tuple(_text(dataset, keyword) for keyword in keywords)
 
 
 def _parted(groups: Iterable[list[_Member]]) -> Iterator[list[_Member]]:
@@ -139,21 +137,41 @@ def _parted(groups: Iterable[list[_Member]]) -> Iterator[list[_Member]]:
     for members in groups:
         frames: dict[str, list[_Member]] = {}
         for member in members:
-            frames.setdefault(_frame_of_reference(member[1]), []).append(member)
-        sizes = [{_size(dataset) for _, dataset in part} for part in frames.values()]
-        union = set[tuple[int, int]]().union(*sizes)
-        finest = max(union)
-        is_one = len(union) == sum(map(len, sizes)) and all(_fits(size, finest) for size in union)
-        if is_one:
+            frames.setdefault(_text(member[1], "FrameOfReferenceUID"), []).append(member)
+        parts = list(frames.values())
+        if _are_levels(parts):
             yield members
         else:
-            yield from frames.values()
+            yield from parts
 
 
-def _frame_of_reference(dataset: Dataset) -> str:
+def _joined(groups: Iterable[list[_Member]]) -> Iterator[list[_Member]]:
+    """Join levels that came in series of their own: one frame of reference, one container."""
+    glasses: dict[tuple[str, ...], list[list[_Member]]] = {}
+    for number, members in enumerate(groups):
+        keywords = ("FrameOfReferenceUID", "ContainerIdentifier")
+        glass = tuple(_text(members[0][1], keyword) for keyword in keywords)
+        is_told = all(glass) and not _text(members[0][1], "PyramidUID")
+        glasses.setdefault(glass if is_told else (str(number),), []).append(members)
+    for parts in glasses.values():
+        if _are_levels(parts):
+            yield [member for members in parts for member in members]
+        else:
+            yield from parts
+
+
+def _are_levels(parts: Sequence[Sequence[_Member]]) -> bool:
+    """Whether the parts can be levels of one pyramid: one shape, and no size in two of them."""
+    sizes = [{_size(dataset) for _, dataset in part} for part in parts]
+    union = set[tuple[int, int]]().union(*sizes)
+    finest = max(union)
+    return len(union) == sum(map(len, sizes)) and all(_fits(size, finest) for size in union)
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
     try:
         with reading("its header cannot be read"):
-            return str(dataset.get("FrameOfReferenceUID") or "")
+            return str(dataset.get(keyword) or "")
     except Undecodable:
         return ""
 

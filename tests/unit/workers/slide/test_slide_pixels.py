@@ -250,6 +250,20 @@ class TestPyramid:
         fine = Level(picture=picture, codec="raw").write(tmp_path / "1.dcm")
         assert len(opened(coarse.write(tmp_path / "2.dcm"), fine).sizes) == 2
 
+    def test_levels_in_series_of_their_own_are_one_slide(
+        self, picture: NDArray[np.uint8], tmp_path: Path
+    ) -> None:
+        def coarse(**changes: str) -> Path:
+            changes = {"SeriesInstanceUID": generate_uid(), **changes}
+            level = Level(picture=reduced(picture, 4), um_px=2.0, codec="raw", changes=changes)
+            return level.write(tmp_path / "2.dcm")
+
+        fine = Level(picture=picture, codec="raw").write(tmp_path / "1.dcm")
+        assert len(opened(coarse(), fine).sizes) == 2
+        for apart in ({"ContainerIdentifier": "S2"}, {"FrameOfReferenceUID": generate_uid()}):
+            found = SpoolSlides(tmp_path).find(names([coarse(**apart), fine]))
+            assert len(found.slides) == 2
+
     def test_one_tile_larger_than_the_slide(self, tmp_path: Path) -> None:
         picture = section(16, 12)
         slide = opened(Level(picture=picture, codec="raw").write(tmp_path / "a.dcm"))
