@@ -86,6 +86,27 @@ def image_rectangle(shape: tuple[int, int] | None) -> NDArray[np.float32]:
     return np.asarray(corners, dtype=np.float32)
 
 
+def margin_mark(shape: tuple[int, int] | None) -> NDArray[np.float32]:
+    """A small closed rectangle at the left margin, (5, 2), (column, row).
+
+    For what concerns the image as a whole. OHIF writes the lines of a group to the right of its
+    region: those of the whole image's rectangle would lie beyond the window. The mark lies above
+    the lower left corner, where the viewer's own lines and most lesions are not.
+
+    Parameters
+    ----------
+    shape
+        (rows, columns); None if unknown, and then as ``image_rectangle``.
+    """
+    if shape is None:
+        return image_rectangle(None)
+    rows, columns = shape
+    left, right = 0.01 * columns, 0.03 * columns
+    top, bottom = 0.72 * rows, 0.86 * rows
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+    return np.asarray(corners, dtype=np.float32)
+
+
 def lesion_sizes(
     region: LesionRegion, pixel_spacing_mm: tuple[float, float] | None
 ) -> tuple[Size, Size, Size, Size]:

@@ -26,12 +26,13 @@ from reports.context import ReportContext, ReportObject
 from reports.document import algorithm, image_item, measurement_document
 from reports.encapsulated_pdf import encapsulated_pdf
 from reports.errors import ResultError
-from reports.outline import image_rectangle
+from reports.outline import margin_mark
 from reports.page_pdf import page_pdf
 from reports.page_picture import page_picture
 from reports.prognosis import codes
 from reports.prognosis.sheet import TITLE, prognosis_page
 from reports.prognosis.wording import comments, details, meaning
+from reports.provenance import series_description
 from reports.secondary_capture import secondary_capture
 from reports.source import Source, select_sources
 from reports.tracking import assign_tracking
@@ -81,7 +82,7 @@ def encode_prognosis(result: PrognosisResult, context: ReportContext) -> list[Re
     return [
         ReportObject(role="sr", dataset=report),
         ReportObject(role="page-1", dataset=pdf),
-        ReportObject(role="overview-1", dataset=_as_page(picture, is_image=is_image)),
+        ReportObject(role="overview-1", dataset=_as_page(picture, context, is_image=is_image)),
     ]
 
 
@@ -99,8 +100,9 @@ def _check(result: PrognosisResult) -> None:
         raise ResultError("the risk score is not finite")
 
 
-def _as_page(picture: Dataset, *, is_image: bool) -> Dataset:
+def _as_page(picture: Dataset, context: ReportContext, *, is_image: bool) -> Dataset:
     """A page shows no pixel of its source: it inherits no loss, and has no side."""
+    picture.SeriesDescription = series_description("prognosis page", context)
     picture.DerivationDescription = "Page of an AI prognosis, from covariates"
     picture.Laterality = ""
     picture.LossyImageCompression = "00"
@@ -124,7 +126,7 @@ def _group(result: PrognosisResult, source: Source, *, has_region: bool) -> Data
     region = []
     if has_region:
         selected = image_item(source, Relationship.SELECTED_FROM)
-        outline = image_rectangle(source.shape)
+        outline = margin_mark(source.shape)
         region = [polyline(coding.AREA_OUTLINE, outline, Relationship.INFERRED_FROM, selected)]
     first, *others = _numbers(result)
     link = Relationship.OBS_CONTEXT

@@ -157,8 +157,15 @@ def test_every_reason_has_its_code(kind: Obstacle, strict: None) -> None:
 
 
 def test_an_image_gets_a_region_and_a_report_gets_none() -> None:
-    drawn, printed = (objects(assessed(), ds)[0].dataset for ds in (header(), report_source()))
-    assert [i.GraphicType for i in items(drawn) if i.ValueType == "SCOORD"] == ["POLYLINE"]
+    drawn_image = header()
+    sources = (drawn_image, report_source())
+    drawn, printed = (objects(assessed(), ds)[0].dataset for ds in sources)
+    (region,) = [item for item in items(drawn) if item.ValueType == "SCOORD"]
+    assert region.GraphicType == "POLYLINE"
+    columns, rows = region.GraphicData[::2], region.GraphicData[1::2]
+    # Viewers write to the right of it: there must be room, within the image.
+    assert 0 < min(columns) < max(columns) < 0.1 * drawn_image.Columns
+    assert 0.5 * drawn_image.Rows < min(rows) < max(rows) < 0.9 * drawn_image.Rows
     assert drawn.ConceptNameCodeSequence[0].CodeValue == "126000"
     kinds = [item.ValueType for item in items(printed)]
     assert "SCOORD" not in kinds
