@@ -54,6 +54,9 @@ _BAR_HEIGHT = 60
 _LEGEND_HEIGHT = 42
 _SIZE_HEIGHT = 26 + 44
 _REMARK_HEIGHT = 32
+_REST_HEIGHT = 38
+_FEWEST = 3  # diagnoses that are always shown
+_MANY_REMARKS = 4  # lines from which on the evidence gives way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,8 @@ def draw_overview(overview: Overview) -> NDArray[np.uint8]:
     if banner:
         panel.centred(banner, IMAGE_BOX[1] // 2, _BANNER_HEIGHT // 2, _BACKGROUND)
     _draw_head(panel, overview)
-    bottom = _draw_foot(panel, overview.result)
+    crowded = len(_remarks(overview.assessment, overview.result)) > _MANY_REMARKS
+    bottom = _draw_foot(panel, overview.result, evidence_lines=3 if crowded else 5)
     if overview.assessment.differential:
         _draw_assessment(panel, overview, bottom)
     else:
@@ -236,8 +240,9 @@ def _draw_assessment(panel: _Panel, overview: Overview, bottom: int) -> None:
 def _draw_differential(panel: _Panel, overview: Overview, bottom: int) -> None:
     """As many diagnoses as there is room for above ``bottom``, the rest in one line."""
     result, lines = overview.result, ranked(overview.assessment)
-    room = (bottom - panel.y - _LEGEND_HEIGHT) // _BAR_HEIGHT
-    shown = lines if len(lines) <= room else lines[: max(1, room - 1)]
+    room = bottom - panel.y - _LEGEND_HEIGHT
+    fits_all = len(lines) * _BAR_HEIGHT <= room
+    shown = lines if fits_all else lines[: max(_FEWEST, (room - _REST_HEIGHT) // _BAR_HEIGHT)]
     for line in shown:
         share = percent(line.probability)
         name = fitted(_name(result, line.label), 26, _WIDTH - width(share, 26) - 24)
@@ -252,7 +257,7 @@ def _draw_differential(panel: _Panel, overview: Overview, bottom: int) -> None:
         noun = "other diagnosis" if len(rest) == 1 else "other diagnoses, together"
         share = percent(sum(line.probability for line in rest))
         panel.text(f"{len(rest)} {noun} {share}", 22, _MUTED)
-        panel.y += 38
+        panel.y += _REST_HEIGHT
     panel.draw.ellipse((_LEFT, panel.y + 6, _LEFT + 14, panel.y + 20), _MALIGNANT)
     panel.text("counts as malignant", 20, _MUTED, x=_LEFT + 24)
     panel.draw.ellipse((_LEFT + 250, panel.y + 6, _LEFT + 264, panel.y + 20), _BENIGN)
@@ -298,7 +303,7 @@ def _remarks(assessment: ImageAssessment, result: DiagnosisResult) -> list[tuple
 
 
 def _lines(text: str) -> list[str]:
-    return wrapped(drawable(text), 22, _WIDTH, 3)
+    return wrapped(drawable(text), 22, _WIDTH, 2)
 
 
 def _draw_reasons(panel: _Panel, assessment: ImageAssessment, bottom: int) -> None:
@@ -314,10 +319,10 @@ def _draw_reasons(panel: _Panel, assessment: ImageAssessment, bottom: int) -> No
     panel.paragraph("No probability is given for this image.", 26, _MUTED, 2)
 
 
-def _draw_foot(panel: _Panel, result: DiagnosisResult) -> int:
+def _draw_foot(panel: _Panel, result: DiagnosisResult, *, evidence_lines: int) -> int:
     """Model and evidence, set from the bottom up; returns where they begin."""
     model, pen = result.model, panel.y
-    lines = wrapped(drawable(model.evidence), 20, _WIDTH, 5)
+    lines = wrapped(drawable(model.evidence), 20, _WIDTH, evidence_lines)
     top = _FOOTER_Y - 29 * len(lines) - 84
     panel.y = top + 14
     panel.rule()
