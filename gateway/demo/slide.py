@@ -140,8 +140,8 @@ def _level(
     ds.NumberOfFrames = len(frames)
     ds.TotalPixelMatrixColumns, ds.TotalPixelMatrixRows = width, height
     ds.TotalPixelMatrixFocalPlanes = 1
-    ds.ImagedVolumeWidth = picture.shape[0] * UM_PX / 1000  # along the slide's x
-    ds.ImagedVolumeHeight = picture.shape[1] * UM_PX / 1000
+    ds.ImagedVolumeWidth = picture.shape[1] * UM_PX / 1000
+    ds.ImagedVolumeHeight = picture.shape[0] * UM_PX / 1000
     ds.ImagedVolumeDepth = 1.0
     spacing_mm = UM_PX * factor / 1000
     groups = ds.SharedFunctionalGroupsSequence[0]
