@@ -18,6 +18,7 @@ from models.results import (
     ImageAssessment,
     ImageQuality,
     LabelProbability,
+    LabelSet,
     LesionRegion,
     ModelIdentity,
 )
@@ -109,6 +110,7 @@ def _assess(sop_instance_uid: str, pixels: Picture, lesion: LesionRegion | None)
         malignancy_prob=MALIGNANCY,
         is_suspicious=True,
         region=lesion,
+        label_set=LabelSet(labels=("MEL", "NV"), coverage=0.9, largest=3),
     )
 
 
@@ -125,6 +127,22 @@ def store_study(
     ----------
     pacs
         Where everything is stored.
+    folder, assessed, wrap_kind
+        As for ``make_study``.
+    """
+    instance, study = make_study(folder, assessed=assessed, wrap_kind=wrap_kind)
+    for body in (instance, *(_as_bytes(each) for each in study.objects.values())):
+        pacs.store(body)
+    return study
+
+
+def make_study(
+    folder: Path, *, assessed: bool = True, wrap_kind: WrapKind = WrapKind.DERMOSCOPY
+) -> tuple[bytes, Study]:
+    """Wrap a picture and make its results; returns the instance and the study.
+
+    Parameters
+    ----------
     folder
         Where the picture is written.
     assessed
@@ -158,9 +176,7 @@ def store_study(
         device_serial="test",
     )
     objects = encode(result, context)
-    for body in (instance, *(_as_bytes(each.dataset) for each in objects)):
-        pacs.store(body)
-    return Study(
+    return instance, Study(
         study_instance_uid=str(header.StudyInstanceUID),
         pixels=pixels,
         lesion=lesion,
