@@ -32,6 +32,9 @@ class SlidePlane:
     """Between rows, between columns (Pixel Spacing)."""
     size: tuple[int, int]
     """(width, height) in pixels."""
+    is_placed: bool = True
+    """Whether the header states the origin; else (0, 0) is assumed, as slide readers do. Objects
+    that begin at the same corner still lie right, and so does nothing else."""
 
     def to_mm(self, points: NDArray[np.floating]) -> NDArray[np.float64]:
         """Slide coordinates of points of the total pixel matrix.
@@ -84,6 +87,7 @@ class SlidePlane:
             orientation=self.orientation,
             spacing_mm=(between_rows * factor[1], between_columns * factor[0]),
             size=size,
+            is_placed=self.is_placed,
         )
 
 
@@ -112,20 +116,21 @@ def slide_plane(header: Dataset) -> SlidePlane | None:
     Returns
     -------
     SlidePlane or None
-        None where frame of reference, origin, orientation, spacing or size is missing or
-        impossible: a position is never guessed.
+        None where frame of reference, orientation, spacing or size is missing or impossible; not
+        ``is_placed`` where only the origin is.
     """
     uid, size = header.get("FrameOfReferenceUID"), matrix_size(header)
     origin, orientation = _origin(header), _orientation(header)
     spacing = _spacing(header)
-    if not uid or size is None or origin is None or orientation is None or spacing is None:
+    if not uid or size is None or orientation is None or spacing is None:
         return None
     return SlidePlane(
         frame_of_reference_uid=str(uid),
-        origin_mm=origin,
+        origin_mm=origin or (0.0, 0.0, 0.0),
         orientation=orientation,
         spacing_mm=spacing,
         size=size,
+        is_placed=origin is not None,
     )
 
 

@@ -98,9 +98,22 @@ def _call_group(slide: Slide, result: SlideResult, context: list[Dataset]) -> Da
         region=region,
         texts=[
             *[text(coding.COMMENT, line) for line in comments(assessment, result)],
+            *[text(coding.COMMENT, line) for line in _place_remark(slide)],
             text(coding.ASSESSMENT_DETAILS, details(assessment, result)),
         ],
     )
+
+
+def _place_remark(slide: Slide) -> list[str]:
+    """What a reader must know of the positions where the header does not give them."""
+    if slide.plane is None:
+        return ["The slide does not state its place on the glass: positions are in pixels."]
+    if slide.plane.is_placed:
+        return []
+    return [
+        "The slide does not state its origin on the glass: positions are in pixels, and mask and "
+        "map begin at the slide's own corner, taken for (0, 0)."
+    ]
 
 
 def _finding(slide: Slide, model: ModelIdentity) -> Concept:
@@ -304,7 +317,7 @@ def _region(slide: Slide, outline: NDArray[np.float64]) -> Dataset:
     """The outline on the glass, else on the total pixel matrix (TID 1410)."""
     closed = np.vstack([outline, outline[:1]])
     plane = slide.plane
-    if plane is None:
+    if plane is None or not plane.is_placed:
         return _matrix_region(slide, closed)
     size = slide.size or plane.size
     points = plane.to_mm(closed * (np.array(plane.size) / size))

@@ -75,7 +75,6 @@ def test_pixels_of_a_coarser_matrix_cover_those_they_stand_for(
         {"um_px": 0.0},
         {"um_px": -0.5},
         {"um_px": 1e8},
-        {"origin": None},
         {"orientation": None},
         {"orientation": (0, 0, 0, 0, 0, 0)},
         {"orientation": (1, 0, 0, 1, 0, 0)},
@@ -83,12 +82,22 @@ def test_pixels_of_a_coarser_matrix_cover_those_they_stand_for(
         {"without": ("FrameOfReferenceUID",)},
         {"without": ("TotalPixelMatrixColumns",)},
         {"TotalPixelMatrixRows": 0},
-        {"TotalPixelMatrixOriginSequence": []},
-        {"TotalPixelMatrixOriginSequence": [Dataset()]},
     ],
 )
 def test_place_is_never_guessed(header: dict[str, Any]) -> None:
     assert slide_plane(builders.header(**header)) is None
+
+
+@pytest.mark.parametrize(
+    "header",
+    [{"origin": None}, *({"TotalPixelMatrixOriginSequence": x} for x in ([], [Dataset()]))],
+)
+def test_missing_origin_is_zero_and_said(header: dict[str, Any]) -> None:
+    found = plane(**header)
+    assert not found.is_placed
+    assert not found.coarser((2, 2), (10, 10)).is_placed
+    assert found.origin_mm == (0, 0, 0)
+    assert plane().is_placed
 
 
 def test_spacing_may_stand_in_the_first_frame() -> None:

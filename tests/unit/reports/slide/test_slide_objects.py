@@ -59,6 +59,7 @@ SOURCES: dict[str, dict[str, Any]] = {
         "without": ("ContainerIdentifier", "SpecimenDescriptionSequence"),
     },
     "without an origin": {"origin": None},
+    "without an orientation": {"orientation": None},
     "bare": {
         "without": (
             "PatientName",
@@ -81,7 +82,9 @@ def test_objects_of_any_slide_are_valid(
     name: str, dciodvfy: Validator, strictly_valid: Validator
 ) -> None:
     objects = encoded(**SOURCES[name])
-    expected = ["sr", "qc-1"] if name == "without an origin" else ["sr", "seg-1", "map-1", "qc-1"]
+    expected = (
+        ["sr", "qc-1"] if name == "without an orientation" else ["sr", "seg-1", "map-1", "qc-1"]
+    )
     assert list(objects) == expected
     for ds in objects.values():
         strictly_valid(ds)

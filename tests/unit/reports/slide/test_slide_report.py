@@ -174,12 +174,14 @@ def test_slide_without_tissue_gets_the_whole_slide_and_the_reason(kind: str) -> 
     assert extent == pytest.approx((8192 * 0.0005, 12_288 * 0.0005, 0), abs=1e-4)
 
 
-def test_slide_without_a_place_gets_its_region_in_pixels() -> None:
-    headers = builders.headers(without=("FrameOfReferenceUID",))
+@pytest.mark.parametrize("header", [{"without": ("FrameOfReferenceUID",)}, {"origin": None}])
+def test_slide_without_a_place_gets_its_region_in_pixels(header: dict[str, Any]) -> None:
+    headers = builders.headers(**header)
     found = groups(headers=headers)
     item = region(found[2])
     assert (item.ValueType, item.GraphicType) == ("SCOORD", "POLYLINE")
     assert item.PixelOriginInterpretation == "VOLUME"
+    assert "positions are in pixels" in texts(found[0], "Comment")[-1]
     grid = builders.assessed().grid
     assert grid is not None
     x, y = grid.coordinates[builders.assessed().top[0].number]
