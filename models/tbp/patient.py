@@ -320,8 +320,9 @@ def _about_filters(lesions: Sequence[LesionScreening], not_applied: dict[str, in
         names = ", ".join(f"{name} {times}" for name, times in by_filter.most_common())
         text = f"{excluded} of {len(lesions)} lesions were taken out by the filters: {names}"
         remarks.append(Remark(code="FILTERED", text=text))
-    for name, times in not_applied.items():
-        text = f"filter {name} not applied to {times} lesions without the value"
+    if not_applied:
+        names = ", ".join(f"{name} {times}" for name, times in not_applied.items())
+        text = f"filters not applied to lesions without the value: {names}"
         remarks.append(Remark(code="FILTER_SKIPPED", text=text))
     return remarks
 

@@ -83,10 +83,12 @@ class _Tiles:
         uids = list(dict.fromkeys([first, *[uid for uid in wanted if uid is not None]]))
         if any(uid not in self._images for uid in uids):
             raise SourceError("a tile of the result is not among the sources")
-        one = dataclasses.replace(context, sources=(self._images[first],))
-        (self.first,) = select_sources(one, [first])
-        self._sources = {uid: _source(self._images[uid], _SHOWN) for uid in uids[1:]}
-        self._sources[first] = self.first
+        self._sources = {uid: _source(self._images[uid], _SHOWN) for uid in uids[2:]}
+        # Patient and study of a document are those of its first source: the study's first tile,
+        # or the first one that is shown.
+        few = dataclasses.replace(context, sources=tuple(self._images[uid] for uid in uids[:2]))
+        self._sources |= dict(zip(uids[:2], select_sources(few, uids[:2]), strict=True))
+        self.first = self._sources[first]
 
     @property
     def all(self) -> list[Source]:

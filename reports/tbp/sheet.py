@@ -169,6 +169,9 @@ def _label(pen: _Pen, shown: Shown, result: TbpResult, corner: tuple[int, int]) 
                 colour = _FLAG if name in lesion.reasons else _MUTED
                 pen.words(f"{_SHORT[name]} {said[name]}", 18, colour)
         pen.at = (left, pen.at[1] + _LINE)
+    if lesion.excluded:
+        pen.at = (left, pen.at[1] - _LINE)  # an excluded lesion has no distance
+        pen.line(f"taken out: {', '.join(lesion.excluded)}", 18, _AMBER, room)
 
 
 def _draw_panel(pen: _Pen, result: TbpResult, place: tuple[int, int], shown: int) -> None:
@@ -196,7 +199,9 @@ def _draw_panel(pen: _Pen, result: TbpResult, place: tuple[int, int], shown: int
 
 
 def _legend(result: TbpResult, shown: int) -> str:
-    if not result.flagged:
+    if not result.screening.assessed:
+        text = f"No lesion was assessed. Shown: {count(shown, 'lesion')} that the filters took out"
+    elif not result.flagged:
         text = (
             f"No module recommends a lesion. Shown: {count(shown, 'lesion')} at the top of the list"
         )

@@ -84,7 +84,7 @@ def test_an_optional_measurement_may_be_absent_and_that_is_said() -> None:
     assert found.lesions[0].reasons == ("measurements",)
     text = " ".join(remark.text for remark in found.remarks)
     assert "trees did without: dnn_lesion_confidence" in text
-    assert "filter dnn_lesion_confidence not applied to 12 lesions" in text
+    assert "filters not applied to lesions without the value: out_of_bounds_fraction 12, dnn_" in text
 
 
 def test_lesions_without_a_tile_are_judged_by_their_measurements() -> None:

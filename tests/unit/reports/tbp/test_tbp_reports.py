@@ -106,6 +106,15 @@ def test_the_viewer_gets_the_recommended_lesions_each_on_its_tile() -> None:
     assert "Body site: Head & Neck." in items(second, "Assessment details")[0].TextValue
 
 
+def test_every_document_names_patient_and_study_whichever_tile_comes_first(
+    dciodvfy: Validator,
+) -> None:
+    lesions = (tbp.lesion(3, "risk"), tbp.lesion(2, "risk"), tbp.lesion(1))
+    for ds in tbp.by_role(tbp.encoded(tbp.result(*lesions))).values():
+        assert (ds.PatientName, ds.AccessionNumber) == ("Probe^Paula", "A1")
+        dciodvfy(ds)
+
+
 def test_names_fit_a_viewer_and_its_first_five_lines() -> None:
     shown = (
         codes.TILE_PROBABILITY,
