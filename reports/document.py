@@ -123,7 +123,7 @@ def measurement_document(
                 *subject,
                 _procedure(sources[0]),
                 code(coding.PROCESSING_SUMMARY, summary),
-                *_image_library([source for source in sources if source.is_image]),
+                *_image_library([source for source in sources if source.is_image], title),
                 container(coding.IMAGING_MEASUREMENTS, list(groups)),
             ],
             relationship=None,
@@ -187,11 +187,16 @@ def _procedure(source: Source) -> Dataset:
     return code(coding.PROCEDURE_REPORTED, value, Relationship.CONCEPT_MOD)
 
 
-def _image_library(images: Sequence[Source]) -> list[Dataset]:
-    """Image library (TID 1600), with the modality of each image (TID 1602); none without images."""
+def _image_library(images: Sequence[Source], title: Concept) -> list[Dataset]:
+    """Image library (TID 1600), with the modality of each image (TID 1602); none without images.
+
+    OHIF prints a document of another title as text and breaks down at an item without a name.
+    """
     if not images:
         return []
-    entries = [image_item(source, Relationship.CONTAINS, [_modality(source)]) for source in images]
+    name = None if title == coding.IMAGING_MEASUREMENT_REPORT else coding.SOURCE_IMAGE
+    link = Relationship.CONTAINS
+    entries = [image_item(source, link, [_modality(source)], name) for source in images]
     return [container(coding.IMAGE_LIBRARY, [container(coding.IMAGE_LIBRARY_GROUP, entries)])]
 
 
@@ -215,9 +220,11 @@ def algorithm(model: ModelIdentity) -> list[Dataset]:
 
 
 def image_item(
-    source: Source, relationship: Relationship, children: list[Dataset] | None = None
+    source: Source,
+    relationship: Relationship,
+    children: list[Dataset] | None = None,
+    name: Concept | None = None,
 ) -> Dataset:
     """IMAGE for a source, with its frame where it has frames."""
-    return image(
-        source.sop_class_uid, source.sop_instance_uid, source.frame_number, relationship, children
-    )
+    uids = source.sop_class_uid, source.sop_instance_uid
+    return image(*uids, source.frame_number, relationship, children, name)

@@ -200,6 +200,8 @@ def _ohif_sees(window: Browser, ds: Dataset, before: Picture | None) -> str:
     if ds.Modality == "DOC":
         return "the page" if window.find('object[type="application/pdf"], iframe') else "nothing"
     if ds.Modality == "SR":
+        if "Research use only" in window.text:
+            return "text of the whole tree"
         texts = window.script(
             "return [...document.querySelectorAll('svg text')].map(t => t.textContent.trim())"
         )
