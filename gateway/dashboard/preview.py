@@ -14,7 +14,7 @@ from pydicom.pixels.utils import pixel_array
 
 from gateway.errors import GatewayError
 
-OVERVIEW_ROLE = "overview"
+PICTURE_ROLES = ("overview", "sheet", "qc")
 """Roles that begin so hold a picture for people."""
 
 MAX_PIXELS = 40_000_000

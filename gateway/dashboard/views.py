@@ -19,7 +19,7 @@ from starlette.datastructures import FormData
 
 from gateway.dashboard import auth
 from gateway.dashboard.live import LiveFeed
-from gateway.dashboard.preview import OVERVIEW_ROLE, PreviewError, preview_png
+from gateway.dashboard.preview import PICTURE_ROLES, PreviewError, preview_png
 from gateway.errors import PasswordRefused
 from gateway.store import states
 from gateway.store.accounts import MIN_PASSWORD_CHARACTERS, Accounts
@@ -257,7 +257,7 @@ def show_study(request: Request, use: Use, uid: str) -> HTMLResponse:
             "answer": delivery_answer(study),
             "history": history,
             "is_cut": len(history.events) == MAX_EVENTS,
-            "overview_role": OVERVIEW_ROLE,
+            "picture_roles": PICTURE_ROLES,
         },
     )
 
@@ -266,7 +266,7 @@ def show_study(request: Request, use: Use, uid: str) -> HTMLResponse:
 def show_preview(request: Request, use: Use, uid: str, sop_instance_uid: str) -> Response:
     """Show the picture of an overview object."""
     found = use.history.result_object(uid, sop_instance_uid)
-    if found is None or not found.role.startswith(OVERVIEW_ROLE):
+    if found is None or not found.role.startswith(PICTURE_ROLES):
         raise HTTPException(404, "There is no such picture.")
     tag = f'"{found.sha256}"'
     headers = {"etag": tag, "cache-control": "private, no-cache"}
