@@ -238,7 +238,9 @@ def _sources(result: TbpResult, tiles: Sequence[Tile], tools: Tools) -> list[Sou
 
 def _summary(screening: PatientScreening, not_assessed: int) -> dict[str, Any]:
     return {
-        "headline": f"{screening.flagged} of {screening.assessed} lesions flagged",
+        "headline": f"{screening.flagged} of {screening.assessed} lesions flagged"
+        if screening.assessed
+        else "no lesion assessed",
         "lesions": len(screening.lesions) + not_assessed,
         "assessed": screening.assessed,
         "flagged": screening.flagged,
