@@ -50,7 +50,16 @@ NEGATIVE = _private("AI_NEGATIVE", "Slide below the threshold")
 DEMO_POSITIVE = _private("DEMO_POSITIVE", "At or above the threshold of a demonstration model")
 DEMO_NEGATIVE = _private("DEMO_NEGATIVE", "Below the threshold of a demonstration model")
 TISSUE_PART = _private("TISSUE_PART", "Further part of the tissue")
-NOT_ASSESSED_SLIDE = _private("AI_NOT_ASSESSED", "Slide not assessed by AI")
+
+# --- Reasons not to assess, which are the finding then -------------------------------------------
+BLANK = _private("BLANK_SLIDE", "Not assessed by AI: blank slide")
+INK_ONLY = _private("INK_ONLY", "Not assessed by AI: ink only, no tissue")
+DARK = _private("DARK_SLIDE", "Not assessed by AI: almost entirely black")
+NO_SPACING = _private("NO_SPACING", "Not assessed by AI: pixel spacing missing or implausible")
+TOO_COARSE = _private("TOO_COARSE", "Not assessed by AI: resolution too low")
+TOO_FEW_TILES = _private("TOO_FEW_TILES", "Not assessed by AI: too few usable tiles of tissue")
+NOT_READABLE = _private("NOT_READABLE", "Not assessed by AI: slide not readable")
+REASON = _private("REASON", "Reason not to assess")
 
 # --- What is said -------------------------------------------------------------------------------
 MOST_LIKELY_CLASS = _private("CLASS", "Most likely class")

@@ -121,7 +121,7 @@ def slide_plane(header: Dataset) -> SlidePlane | None:
     """
     uid, size = header.get("FrameOfReferenceUID"), matrix_size(header)
     origin, orientation = _origin(header), _orientation(header)
-    spacing = _spacing(header)
+    spacing = pixel_spacing_mm(header)
     if not uid or size is None or orientation is None or spacing is None:
         return None
     return SlidePlane(
@@ -169,8 +169,8 @@ def _orientation(header: Dataset) -> tuple[float, float, float, float, float, fl
     return (values[0], values[1], values[2], values[3], values[4], values[5])
 
 
-def _spacing(header: Dataset) -> tuple[float, float] | None:
-    """Pixel Spacing of the shared functional groups, else of the first frame."""
+def pixel_spacing_mm(header: Dataset) -> tuple[float, float] | None:
+    """Pixel Spacing of the shared functional groups, else of the first frame; None if neither."""
     for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         groups = _first(header, keyword)
         measures = None if groups is None else _first(groups, "PixelMeasuresSequence")

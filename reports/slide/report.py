@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from models.errors import SlideError
 from models.results import ModelIdentity
 from models.slide.attention import percentile_ranks
 from models.slide.result import SlideResult
+from models.slide.tiles import MAX_ENLARGEMENT, TILE_UM_PX, check_spacing
+from models.slide.tissue import TissueFinding
 from reports import coding
 from reports.coding import Concept
 from reports.content_items import (
@@ -92,7 +95,7 @@ def _call_group(slide: Slide, result: SlideResult, context: list[Dataset]) -> Da
         extra=[_encoder(result)],
         numbers=_numbers(slide, result) if is_assessed else _reason_count(slide),
         evaluations=[
-            *(_evaluations(slide, result) if is_assessed else _not_assessed()),
+            *(_evaluations(slide, result) if is_assessed else _not_assessed(slide)),
             *_caution(result.model),
         ],
         region=region,
@@ -118,10 +121,41 @@ def _place_remark(slide: Slide) -> list[str]:
 
 def _finding(slide: Slide, model: ModelIdentity) -> Concept:
     if not slide.assessment.is_assessed:
-        return codes.NOT_ASSESSED_SLIDE
+        return reason_concept(slide)
     if model.evidence_level == "real":
         return codes.POSITIVE if slide.assessment.is_positive else codes.NEGATIVE
     return codes.DEMO_POSITIVE if slide.assessment.is_positive else codes.DEMO_NEGATIVE
+
+
+_BY_FINDING = {
+    TissueFinding.BLANK: codes.BLANK,
+    TissueFinding.INK_ONLY: codes.INK_ONLY,
+    TissueFinding.DARK: codes.DARK,
+}
+
+
+def reason_concept(slide: Slide) -> Concept:
+    """Why a slide was not assessed, from how far its assessment came; sentences say the rest."""
+    assessment = slide.assessment
+    geometry, tissue = assessment.geometry, assessment.tissue
+    if geometry is None:
+        return codes.NOT_READABLE if _has_usable_spacing(slide.source) else codes.NO_SPACING
+    if tissue is None:
+        return codes.NOT_READABLE
+    if tissue.finding in _BY_FINDING:
+        return _BY_FINDING[tissue.finding]
+    is_coarse = geometry.um_px > TILE_UM_PX * MAX_ENLARGEMENT
+    return codes.TOO_COARSE if assessment.grid is None and is_coarse else codes.TOO_FEW_TILES
+
+
+def _has_usable_spacing(source: SlideSource) -> bool:
+    if source.spacing_mm is None:
+        return False
+    try:
+        check_spacing(*(1000 * value for value in source.spacing_mm))
+    except SlideError:
+        return False
+    return True
 
 
 def _numbers(slide: Slide, result: SlideResult) -> list[Dataset]:
@@ -167,9 +201,10 @@ def _evaluations(slide: Slide, result: SlideResult) -> list[Dataset]:
     ]
 
 
-def _not_assessed() -> list[Dataset]:
+def _not_assessed(slide: Slide) -> list[Dataset]:
     return [
         code(coding.ASSESSMENT_STATUS, coding.NOT_ASSESSED),
+        code(codes.REASON, reason_concept(slide)),
         code(codes.IS_POSITIVE, coding.UNDETERMINED),
     ]
 

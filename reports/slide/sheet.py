@@ -28,6 +28,7 @@ from reports.slide.panel import (
 )
 from reports.slide.slides import Slide
 from reports.slide.wording import (
+    capitalised,
     count,
     full_name,
     headline,
@@ -36,7 +37,7 @@ from reports.slide.wording import (
     reasons,
 )
 from reports.typography import drawable, fitted, width, wrapped
-from reports.wording import demonstration, percent, sentence, short_digest
+from reports.wording import demonstration, percent, short_digest
 
 SHEET_SIZE = (1200, 1920)
 """Height and width of the whole picture, in pixels."""
@@ -138,8 +139,12 @@ def _draw_tissue(view: _Picture, assessment: SlideAssessment) -> None:
     if tissue is None:
         return
     for mask, colour in ((tissue.ink, _INK), (tissue.outer, _TISSUE), (tissue.holes, _HOLE)):
-        shown = cv2.resize(mask.astype(np.uint8), view.shape[1::-1], interpolation=cv2.INTER_AREA)
-        edges, _ = cv2.findContours(shown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        is_smaller = view.shape[0] < mask.shape[0]
+        how = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
+        grey = cv2.resize(mask.astype(np.uint8) * 255, view.shape[1::-1], interpolation=how)
+        edges, _ = cv2.findContours(
+            (grey > 127).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
+        )
         for line, thickness in ((_CASING, 5), (colour, 2)):
             cv2.drawContours(view, edges, -1, line, thickness, cv2.LINE_AA)
 
@@ -254,7 +259,9 @@ def _draw_call(panel: Panel, slide: Slide, result: SlideResult, bottom: int) -> 
     panel.y += 14
     panel.rule()
     facts = _facts(assessment)
-    remarks = wrapped(drawable("; ".join(assessment.warnings)), 22, WIDTH, 5)
+    remarks = wrapped(
+        drawable(" ".join(capitalised(text) for text in assessment.warnings)), 22, WIDTH, 5
+    )
     below = 26 + 38 * len(facts) + 32 * len(remarks)
     _draw_classes(panel, assessment, result, bottom - below)
     _draw_facts(panel, facts)
@@ -300,7 +307,7 @@ def _facts(assessment: SlideAssessment) -> list[tuple[str, str]]:
     geometry, tissue, grid = assessment.geometry, assessment.tissue, assessment.grid
     if geometry is not None:
         wide, high = geometry.sizes[0]
-        sides = " x ".join(f"{side * geometry.um_px / 1000:.1f}" for side in (wide, high))
+        sides = " x ".join(f"{side * geometry.um_px / 1000:.3g}" for side in (wide, high))
         facts.append(("Slide", f"{sides} mm, {geometry.um_px:.4g} um/px"))
     if tissue is not None and tissue.outlines:
         parts = count(len(tissue.outlines), "part")
@@ -321,11 +328,11 @@ def _draw_reasons(panel: Panel, slide: Slide, bottom: int) -> None:
         if position and panel.y + 42 * len(lines) > bottom:
             panel.paragraph(f"and {len(given) - position} more", 30, TEXT, 1)
             break
-        panel.paragraph(sentence(reason), 30, TEXT, 5)
+        panel.paragraph(capitalised(reason), 30, TEXT, 5)
         panel.y += 14
     panel.paragraph("No probability is given for this slide.", 26, MUTED, 2)
     for text in assessment.warnings[:3]:
-        panel.paragraph(text, 22, AMBER, 2)
+        panel.paragraph(capitalised(text), 22, AMBER, 2)
     panel.y += 14
     _draw_facts(panel, facts)
 

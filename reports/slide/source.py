@@ -9,7 +9,7 @@ from pydicom import Dataset
 from reports.attributes import copied
 from reports.context import ReportContext
 from reports.slide import codes
-from reports.slide.geometry import SlidePlane, matrix_size, slide_plane
+from reports.slide.geometry import SlidePlane, matrix_size, pixel_spacing_mm, slide_plane
 from reports.source import Source, is_complete_code, select_sources, written_again
 from reports.uids import tracking_uid
 
@@ -37,6 +37,8 @@ class SlideSource(Source):
     """Its total pixel matrix on the glass; None where the header does not say."""
     size: tuple[int, int] | None = None
     """(width, height) of its total pixel matrix in pixels."""
+    spacing_mm: tuple[float, float] | None = None
+    """Between rows, between columns; None where the header does not say."""
     specimens: tuple[Dataset, ...] = field(default=())
     """Items of Specimen Description Sequence, complete ones only."""
 
@@ -100,6 +102,7 @@ def _slide(source: Source) -> SlideSource:
         image=source.image,
         plane=slide_plane(geometry),
         size=matrix_size(geometry),
+        spacing_mm=pixel_spacing_mm(geometry),
         specimens=tuple(_specimens(given)),
     )
 

@@ -73,7 +73,7 @@ def details(assessment: SlideAssessment, result: SlideResult) -> str:
         f"{short_digest(result.encoder)}. Evidence: {sentence(model.evidence)} "
         f"Licence: {sentence(model.licence)} {RESEARCH_USE}"
     )
-    remarks = "".join(f"{sentence(text)} " for text in assessment.warnings)
+    remarks = "".join(f"{capitalised(text)} " for text in assessment.warnings)
     if not assessment.is_assessed:
         return f"Not assessed. {reasons(assessment)} {remarks}No probability is given. {identity}"
     return (
@@ -106,7 +106,19 @@ def count(number: int, noun: str) -> str:
 def reasons(assessment: SlideAssessment) -> str:
     """The reasons against assessing, in sentences."""
     given = assessment.reasons or (_implied(assessment),)
-    return " ".join(sentence(reason) for reason in given)
+    return " ".join(capitalised(reason) for reason in given)
+
+
+def capitalised(text: str) -> str:
+    """A sentence of its own.
+
+    Examples
+    --------
+    >>> capitalised("too little tissue")
+    'Too little tissue.'
+    """
+    whole = sentence(text)
+    return whole[:1].upper() + whole[1:]
 
 
 def _implied(assessment: SlideAssessment) -> str:

@@ -192,7 +192,6 @@ def _tile_pixels(overview: np.ndarray, grid: Any, number: int) -> np.ndarray:
     return np.asarray(cv2.resize(part, (256, 256), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
-@functools.cache
 def not_assessed(*, slide: int = 1, kind: str = "blank", **changes: Any) -> SlideAssessment:
     """A slide that was read but holds no tissue."""
     overview = draw_overview(kind=kind)

@@ -162,16 +162,41 @@ def test_outline_follows_the_tissue() -> None:
     assert len(points) <= 400
 
 
-@pytest.mark.parametrize("kind", ["blank", "ink"])
-def test_slide_without_tissue_gets_the_whole_slide_and_the_reason(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "value"), [("blank", "BLANK_SLIDE"), ("ink", "INK_ONLY")])
+def test_slide_without_tissue_gets_the_whole_slide_and_the_reason(kind: str, value: str) -> None:
     (call,) = groups(builders.not_assessed(kind=kind))
-    assert finding(call) == "AI_NOT_ASSESSED"
+    assert finding(call) == value
     assert numbers(call)[0] == ("Reasons not to assess", 1.0, "{reasons}")
     assert coded(call, "Assessment status") == "Not assessed"
     assert coded(call, "Positive by threshold") == "Undetermined"
     assert "No tissue was found on the slide." in texts(call, "Comment")[0]
     extent = corners(call).max(axis=0) - corners(call).min(axis=0)
     assert extent == pytest.approx((8192 * 0.0005, 12_288 * 0.0005, 0), abs=1e-4)
+
+
+def _stopped(**changes: Any) -> SlideAssessment:
+    """Tissue was found, but no class."""
+    found = builders.assessed()
+    values: dict[str, Any] = {"tissue": found.tissue, "reasons": ("too little tissue",)}
+    return builders.not_assessed(**(values | changes))
+
+
+@pytest.mark.parametrize(
+    ("assessment", "header", "value"),
+    [
+        (builders.unreadable(), {"um_px": None}, "NO_SPACING"),
+        (builders.unreadable(), {"um_px": 400.0}, "NO_SPACING"),
+        (builders.unreadable(), {}, "NOT_READABLE"),
+        (_stopped(tissue=None, overview=None), {}, "NOT_READABLE"),
+        (_stopped(), {}, "TOO_FEW_TILES"),
+        (_stopped(grid=builders.assessed().grid), {}, "TOO_FEW_TILES"),
+        (_stopped(geometry=builders.geometry(um_px=2.0)), {}, "TOO_COARSE"),
+    ],
+)
+def test_reason_is_coded(assessment: SlideAssessment, header: dict[str, Any], value: str) -> None:
+    (call,) = groups(assessment, headers=builders.headers(**header))
+    assert finding(call) == value
+    assert coded(call, "Reason not to assess").startswith("Not assessed by AI: ")
 
 
 @pytest.mark.parametrize("header", [{"without": ("FrameOfReferenceUID",)}, {"origin": None}])
