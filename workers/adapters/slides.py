@@ -258,7 +258,7 @@ def _check_extent(finest: Level, remarks: list[str]) -> None:
     extent_um = [side * um_px for side in finest.size]
     if max(extent_um) > MAX_SIDE_MM * 1000:
         raise Undecodable(
-            f"a slide of {extent_um[0] / 1000:.0f} x {extent_um[1] / 1000:.0f} mm is implausible: "
+            f"a slide of {extent_um[0] / 1000:.3g} x {extent_um[1] / 1000:.3g} mm is implausible: "
             "its pixel spacing or its size is wrong"
         )
     stated = volume_um(finest.parts[0].dataset)

@@ -106,7 +106,7 @@ def _against(tissue: Tissue, grid: TileGrid, manifest: SlideManifest) -> str:
     if tissue.finding is not TissueFinding.TISSUE:
         return tissue.finding.value
     if len(grid) < manifest.min_tiles:
-        return f"too little tissue: {len(grid)} tiles, at least {manifest.min_tiles} are needed"
+        return f"too little tissue: {len(grid)} of at least {manifest.min_tiles} tiles"
     return ""
 
 
@@ -123,7 +123,9 @@ def _classified(
         reason = f"the slide is damaged: {lost} of {len(grid)} tiles cannot be decoded"
         return SlideAssessment(**known, grid=grid, reasons=(reason,))
     if readable < manifest.min_tiles:
-        reason = f"{readable} readable tiles of tissue, at least {manifest.min_tiles} are needed"
+        reason = (
+            f"too little tissue that can be read: {readable} of at least {manifest.min_tiles} tiles"
+        )
         return SlideAssessment(**known, grid=grid, reasons=(reason,))
     grid = replace(grid, coordinates=grid.coordinates[answer.readable])
     return _interpreted(slide, grid, answer, known, manifest)

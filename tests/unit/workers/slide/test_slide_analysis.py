@@ -235,7 +235,7 @@ class TestNotAssessed:
 
     def test_a_slide_of_one_tile(self, tmp_path: Path) -> None:
         found = World().one(Level(picture=section(400, 400)).write(tmp_path / "a.dcm"))
-        assert found.reasons == ("too little tissue: 1 tiles, at least 4 are needed",)
+        assert found.reasons == ("too little tissue: 1 of at least 4 tiles",)
         assert found.grid is not None
 
     def test_a_slide_that_is_too_coarse(self, picture: NDArray[np.uint8], tmp_path: Path) -> None:
