@@ -157,14 +157,13 @@ def image(
     frame_number: int | None,
     relationship: Relationship,
     children: list[Dataset] | None = None,
-    name: Concept | None = None,
 ) -> Dataset:
     """IMAGE; the frame number, 1-based, is for multi-frame images only."""
     value = sequence(
         _REFERENCED_SOP_SEQUENCE,
         [sop_reference(sop_class_uid, sop_instance_uid, frame_number)],
     )
-    return _item("IMAGE", name, relationship, [value], children)
+    return _item("IMAGE", None, relationship, [value], children)
 
 
 def sop_reference(

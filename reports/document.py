@@ -190,13 +190,12 @@ def _procedure(source: Source) -> Dataset:
 def _image_library(images: Sequence[Source], title: Concept) -> list[Dataset]:
     """Image library (TID 1600), with the modality of each image (TID 1602); none without images.
 
-    OHIF prints a document of another title as text and breaks down at an item without a name.
+    Nor has a document of another title one: OHIF prints it as text, and breaks down at an item
+    without a name, as those of the library are. The images are listed as evidence all the same.
     """
-    if not images:
+    if not images or title != coding.IMAGING_MEASUREMENT_REPORT:
         return []
-    name = None if title == coding.IMAGING_MEASUREMENT_REPORT else coding.SOURCE_IMAGE
-    link = Relationship.CONTAINS
-    entries = [image_item(source, link, [_modality(source)], name) for source in images]
+    entries = [image_item(source, Relationship.CONTAINS, [_modality(source)]) for source in images]
     return [container(coding.IMAGE_LIBRARY, [container(coding.IMAGE_LIBRARY_GROUP, entries)])]
 
 
@@ -220,11 +219,9 @@ def algorithm(model: ModelIdentity) -> list[Dataset]:
 
 
 def image_item(
-    source: Source,
-    relationship: Relationship,
-    children: list[Dataset] | None = None,
-    name: Concept | None = None,
+    source: Source, relationship: Relationship, children: list[Dataset] | None = None
 ) -> Dataset:
     """IMAGE for a source, with its frame where it has frames."""
-    uids = source.sop_class_uid, source.sop_instance_uid
-    return image(*uids, source.frame_number, relationship, children, name)
+    return image(
+        source.sop_class_uid, source.sop_instance_uid, source.frame_number, relationship, children
+    )

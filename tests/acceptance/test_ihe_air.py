@@ -117,8 +117,9 @@ def test_each_finding_is_tracked_and_a_given_identity_is_used_again(case: Made) 
 def test_images_are_referenced_by_instance_and_listed_as_evidence(case: Made) -> None:
     known = {str(each.header.SOPInstanceUID) for each in case.context.sources}
     for ds in reports(case):
-        assert references(ds), "no image is named"
         assert references(ds) <= evidence(ds) <= known
+        assert evidence(ds), "no image is named"
+    assert references(next(each.dataset for each in case.objects if each.role == "sr"))
 
 
 def test_each_region_is_selected_from_an_image_or_a_frame_of_reference(case: Made) -> None:

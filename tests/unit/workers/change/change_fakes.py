@@ -83,6 +83,7 @@ class Spool:
         del header.PixelData
         header.SOPInstanceUID = f"1.2.826.0.1.3680043.10.511.8.{number}"
         header.StudyInstanceUID = f"2.25.9{number}"
+        header.SeriesInstanceUID = f"2.25.8{number}"
         picture = self._pictures[number]
         if isinstance(picture, np.ndarray):
             header.Rows, header.Columns = picture.shape[:2]
