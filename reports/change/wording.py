@@ -84,8 +84,8 @@ def comments(lesion: LesionChange, result: ChangeResult) -> tuple[str, ...]:
         return (*warning, f"Change not assessed by AI. {_why(lesion)}", RESEARCH_USE)
     pair = lesion.comparison
     line = (
-        f"AI: {verdict(lesion)} over {interval(pair)}, probability "
-        f"{percent(pair.change_prob or 0.0)}; area {growth(pair)}"
+        f"AI: {verdict(lesion)} ({percent(pair.change_prob or 0.0)}), {interval(pair)}; "
+        f"area {growth(pair)}"
     )
     return (*warning, line, RESEARCH_USE)
 
