@@ -74,6 +74,11 @@ class CovariateSpec:
         if self.transform == "log2" and self.possible_low <= 0:
             raise ValueError(f"{self.name}: log2 needs positive values")
 
+    @property
+    def unit_words(self) -> str:
+        """The unit for people."""
+        return "years" if self.unit == "a" else self.unit
+
     def code(self, value: NDArray[np.floating] | float) -> NDArray[np.float64]:
         """Code values in ``unit``, or the numbers of choices, for the model."""
         number = np.asarray(value, np.float64)
@@ -274,7 +279,7 @@ def code_patient(
         if not spec.observed_low <= found <= spec.observed_high:
             warnings.append(
                 f"{spec.meaning} lies outside the training cohort "
-                f"({spec.observed_low:g} to {spec.observed_high:g} {spec.unit or ''}".rstrip()
+                f"({spec.observed_low:g} to {spec.observed_high:g} {spec.unit_words}".rstrip()
                 + ")"
             )
         coded.append(float(spec.code(found)))
@@ -313,11 +318,11 @@ def read_covariate(value: Given, spec: CovariateSpec) -> float | Reason:
     if isinstance(value, Quantity):
         factor = _IN_UNIT.get(spec.unit, {spec.unit: 1.0}).get(value.unit)
         if factor is None:
-            text = f"{spec.meaning} must be given in {spec.unit}"
+            text = f"{spec.meaning} must be given in {spec.unit_words}"
             return Reason(kind=Obstacle.WRONG_UNIT, text=text)
         value = value.value * factor
     if isinstance(value, bool | str):
-        text = f"{spec.meaning} must be a number in {spec.unit}"
+        text = f"{spec.meaning} must be a number in {spec.unit_words}"
         return Reason(kind=Obstacle.NOT_A_NUMBER, text=text)
     if not math.isfinite(value):
         text = f"{spec.meaning} is not a finite number"
@@ -325,7 +330,7 @@ def read_covariate(value: Given, spec: CovariateSpec) -> float | Reason:
     if not spec.possible_low <= value <= spec.possible_high:
         text = (
             f"{spec.meaning} must lie within {spec.possible_low:g} to {spec.possible_high:g} "
-            f"{spec.unit}: is the unit right?"
+            f"{spec.unit_words}: is the unit right?"
         )
         return Reason(kind=Obstacle.IMPOSSIBLE, text=text)
     return float(value)

@@ -61,6 +61,5 @@ class PrognosisResult:
                 parts.append(f"{spec.meaning} {zero[0] if zero else 'none'}")
             else:
                 centre = 2.0**spec.centre if spec.transform == "log2" else spec.centre
-                unit = "years" if spec.unit == "a" else spec.unit
-                parts.append(f"{spec.meaning} {centre:g} {unit}")
+                parts.append(f"{spec.meaning} {centre:g} {spec.unit_words}")
         return ", ".join(parts)

@@ -38,7 +38,7 @@ def draw_curves(page: Page, frame: Frame, result: PrognosisResult) -> None:
     own = result.prognosis.risk_group if result.prognosis else ""
     has_patient = result.prognosis is not None
     legend = _LEGEND_ROW * (len(curves) + has_patient) + 8
-    table = _TABLE_ROW * (len(curves) + 1) + 22
+    table = _TABLE_ROW * len(curves) + 26
     axes = _Axes(
         frame=Frame(
             left=frame.left + _LEFT,

@@ -12,12 +12,12 @@ from reports.prognosis.curves import diamond
 _SIZE = 7.5
 _ROW = 17.0
 _TICKS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-HEIGHT_OVER_ROWS = 40.0
+_HEIGHT_OVER_ROWS = 29.0
 
 
 def forest_height(result: PrognosisResult) -> float:
     """Height that the plot needs."""
-    return HEIGHT_OVER_ROWS + _ROW * len(result.covariates)
+    return _HEIGHT_OVER_ROWS + _ROW * len(result.covariates)
 
 
 def draw_forest(page: Page, frame: Frame, result: PrognosisResult) -> None:

@@ -18,7 +18,7 @@ from reports.prognosis.wording import (
 from reports.wording import RESEARCH_USE, demonstration, percent, sentence
 
 TITLE = "AI prognosis"
-_CURVES_HEIGHT = 232.0
+_CURVES_HEIGHT = 218.0
 _NOTE = 7.0
 _MOST_REMARKS = 5
 
@@ -26,7 +26,7 @@ _MOST_REMARKS = 5
 def prognosis_page(result: PrognosisResult) -> Page:
     """Lay the page out; it names no patient."""
     page = Page(title=TITLE, footer=f"{RESEARCH_USE} {version(result)}")
-    page.gap(14)  # viewers write into the corner
+    page.gap(6)  # viewers write into the corner
     warning = demonstration(result.model)
     if warning:
         page.paragraph(warning, size=10, colour=WARNING, is_bold=True)
@@ -80,9 +80,13 @@ def _put_covariates(page: Page, result: PrognosisResult) -> None:
     rows.append(("Stage", result.stage or "not stated", result.stage_source or "nowhere stated"))
     page.table(rows, (2, 1.6, 3))
     for remark in result.remarks[:_MOST_REMARKS]:
-        page.paragraph(f"Remark: {sentence(remark)}", size=_NOTE + 0.5)
+        page.paragraph(f"Remark: {_ended(remark)}", size=_NOTE)
     if len(result.remarks) > _MOST_REMARKS:
-        page.paragraph("More remarks in the structured report.", size=_NOTE + 0.5)
+        page.paragraph("More remarks in the structured report.", size=_NOTE)
+
+
+def _ended(remark: str) -> str:
+    return remark if remark.endswith("?") else sentence(remark)
 
 
 def _put_plots(page: Page, result: PrognosisResult) -> None:
@@ -104,13 +108,16 @@ def _put_plots(page: Page, result: PrognosisResult) -> None:
 
 def _put_notes(page: Page, result: PrognosisResult) -> None:
     manifest = result.manifest
-    notes = [("Whom it speaks of", f"stage {' and '.join(manifest.stages)}. {manifest.scope}")]
+    # What matters most first: a page that is full loses its end.
+    notes = [
+        ("Evidence", evidence(result)),
+        ("Whom it speaks of", f"stage {' and '.join(manifest.stages)}. {manifest.scope}"),
+    ]
     if result.prognosis is not None:
         notes += [
             ("Competing risks", manifest.competing_risks),
             ("Intervals", manifest.interval_method),
         ]
-    notes.append(("Evidence", evidence(result)))
     page.gap(3)
     for name, text in notes:
         page.paragraph(f"{name}: {sentence(text)}", size=_NOTE)

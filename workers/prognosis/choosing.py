@@ -19,6 +19,8 @@ from workers.prognosis.statements import STAGE, Reading, Statement, shown
 _AGE_TOLERANCE = 1.01
 """Years: an age in whole years, and one at another day of the same year, are no conflict."""
 _SHOWN_UNKNOWN = 5
+_OF_THE_PERSON = ("sex", "age")
+"""A contradiction here may mean that a document was sent for the wrong study."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +64,10 @@ def choose(readings: Sequence[Reading], manifest: PrognosisManifest) -> Chosen:
             value = candidates[0].value
             if name in values:
                 if not _is_same(values[name], value, spec):
+                    doubt = "; is it the same patient?" if name in _OF_THE_PERSON else ""
                     remarks.append(
                         f"{meaning}: {shown(values[name])} was taken from the {sources[name]}, "
-                        f"which goes first; the {reading.source} says {shown(value)}"
+                        f"which goes first; the {reading.source} says {shown(value)}{doubt}"
                     )
                 continue
             if any(not _is_same(value, other.value, spec) for other in candidates[1:]):
