@@ -23,7 +23,7 @@ from workers.errors import Undecodable
 # PS3.6 Table A-1
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
-JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+JPEG_BASELINE, JPEG_EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 JPEG_LS_LOSSLESS, JPEG_LS_NEAR_LOSSLESS = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"
 JPEG_2000_LOSSLESS, JPEG_2000 = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"
 RAW = (IMPLICIT_LITTLE, EXPLICIT_LITTLE)
@@ -81,7 +81,7 @@ def decoder(transfer_syntax_uid: str, form: FrameFormat) -> Decode:
         if form.photometric not in ("RGB", "YBR_FULL"):
             raise Undecodable(f"uncompressed frames of {form.photometric} are not read")
         return lambda frame: _raw(frame, form)
-    if transfer_syntax_uid == JPEG_BASELINE:
+    if transfer_syntax_uid in (JPEG_BASELINE, JPEG_EXTENDED):  # 12 bits are told frame by frame
         return JpegDecoder(form)
     if transfer_syntax_uid in (JPEG_2000_LOSSLESS, JPEG_2000):
         return lambda frame: _jpeg_2000(frame, form)

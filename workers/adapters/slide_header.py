@@ -115,12 +115,10 @@ def read_slide_header(descriptor: int) -> SlideHeader:
         source = ByteSource(descriptor)
         meta = read_meta(source)
         encoding = encoding_of(meta.transfer_syntax_uid)
-        if encoding.byte_order != "little":
-            raise Undecodable("its transfer syntax is not one that slides are read in")
         position, kept = meta.data_set_offset, []
         while position + 8 <= source.size:
-            head = source.peek(position, 4)
-            tag = int.from_bytes(head[:2], "little") << 16 | int.from_bytes(head[2:], "little")
+            head, order = source.peek(position, 4), encoding.byte_order
+            tag = int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:], order)
             if tag >= _PER_FRAME_GROUPS:
                 break
             element = read_element(source, position, encoding)
@@ -131,7 +129,9 @@ def read_slide_header(descriptor: int) -> SlideHeader:
         if sum(length for _, length in kept) > _MAX_HEADER_BYTES:
             raise Undecodable("its header is too large")
         content = b"".join(os.pread(descriptor, length, start) for start, length in kept)
-        dataset = read_dataset(io.BytesIO(content), encoding.is_implicit, True)
+        dataset = read_dataset(
+            io.BytesIO(content), encoding.is_implicit, encoding.byte_order == "little"
+        )
         for path in dataset.get("OpticalPathSequence") or ():
             path.pop("ICCProfile", None)
         dataset.file_meta = FileMetaDataset()

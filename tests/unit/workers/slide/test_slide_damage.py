@@ -11,7 +11,8 @@ import imagecodecs
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.uid import ExplicitVRBigEndian
 
 from models.errors import SlideError
 from tests.unit.workers.slide.slide_writer import Level, cut, encode, names, reduced, section
@@ -66,6 +67,23 @@ def test_what_a_header_may_not_say(
     found = refusal(path)
     assert reason in found
     assert found.startswith("no level of the slide can be read")
+
+
+def test_a_big_endian_slide_is_refused_by_its_name(
+    picture: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    little = dcmread(Level(picture=picture, codec="raw").write(tmp_path / "a.dcm"))
+    dataset = Dataset({element.tag: element for element in little})
+    dataset.file_meta = little.file_meta
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    dataset.save_as(
+        tmp_path / "a.dcm", implicit_vr=False, little_endian=False, enforce_file_format=True
+    )
+    found = SpoolSlides(tmp_path).find(["a.dcm"])
+    assert found.slides[0].headers[0].TotalPixelMatrixColumns == WIDTH
+    assert "the level of 700 x 500 px was left out: its transfer syntax is not one" in refusal(
+        tmp_path / "a.dcm"
+    )
 
 
 def test_what_is_no_slide_costs_its_siblings_nothing(
