@@ -20,7 +20,7 @@ from models.change.result import (
 )
 from models.diagnosis import DiagnosisManifest
 from workers.analysis import Conclusion, Limits, Match, Tools
-from workers.change.comparing import Pair, Side, judge, prepare
+from workers.change.comparing import Pair, Side, judge, kept, prepare
 from workers.change.images import MODEL as JUDGE
 from workers.change.images import LesionImage, read_images
 from workers.change.lesions import (
@@ -95,7 +95,8 @@ class ChangeDetection:
         current = current_images(self.match(study).instances)
         known = tools.priors.earlier(study.id, current, tools.checkpoint)
         lesions = followed(current, known.of)
-        images = read_images(_all(lesions), judging, tools)
+        own = {each.sop_instance_uid for each in current}
+        images = read_images(_all(lesions), judging, tools, own=own)
         if all(images[each.sop_instance_uid].source is None for each in current):
             raise NothingDecodable("no photograph of a followed lesion could be read")
         lesions = tuple(
@@ -105,7 +106,9 @@ class ChangeDetection:
         chains = []
         for lesion in lesions:
             tools.checkpoint()
+            first = len(pairs)
             chains.append(_chain(lesion, images, pairs, manifest, known.unknown))
+            pairs[first:] = [kept(pair, tools) for pair in pairs[first:]]
         compared = judge(pairs, manifest, tools)
         if tools.models.identify(JUDGE, DiagnosisManifest).digest != judging.digest:
             raise ModelChanged(f"the model {JUDGE} was replaced while a study was analysed")

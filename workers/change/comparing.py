@@ -117,6 +117,16 @@ def prepare(
     )
 
 
+def kept(pair: Pair, tools: Tools) -> Pair:
+    """Put the pair's pictures where many of them have room."""
+    frames = pair.comparison.frames
+    if frames is None:
+        return pair
+    keep = tools.scratch.keep
+    frames = replace(frames, before=keep(frames.before), after=keep(frames.after))
+    return replace(pair, comparison=replace(pair.comparison, frames=frames))
+
+
 def _pixels(
     before: LesionImage, after: LesionImage
 ) -> tuple[

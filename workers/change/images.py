@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from models.quality import assess_quality
 from models.results import ImageQuality, LesionRegion
 from reports.context import SourceImage
 from workers.analysis import Tools
-from workers.errors import BadModelOutput, Undecodable
+from workers.errors import BadModelOutput, InstanceMissing, Undecodable
 from workers.photographs import read_photograph
 from workers.ports import ServedModel
 
@@ -58,18 +58,30 @@ class LesionImage:
 
 
 def read_images(
-    instances: Sequence[InstanceRow], judge: ServedModel[DiagnosisManifest], tools: Tools
+    instances: Sequence[InstanceRow],
+    judge: ServedModel[DiagnosisManifest],
+    tools: Tools,
+    *,
+    own: Collection[str],
 ) -> dict[str, LesionImage]:
     """Read, judge and outline images; by SOP Instance UID.
 
+    Parameters
+    ----------
+    own
+        SOP Instance UIDs of the study's images. Of an earlier one the file may be gone, since
+        studies are kept for a limited time.
+
     Raises
     ------
-    BadModelOutput, ModelUnavailable, InstanceMissing, StorageUnavailable
+    InstanceMissing
+        The file of one of the study's images is gone.
+    BadModelOutput, ModelUnavailable, StorageUnavailable
         From the model and the ports.
     """
     found: dict[str, LesionImage] = {}
     for first in range(0, len(instances), BATCH):
-        loaded = [_load(each, tools) for each in instances[first : first + BATCH]]
+        loaded = [_load(each, tools, own) for each in instances[first : first + BATCH]]
         found |= {each.instance.sop_instance_uid: each for each in loaded}
         usable = [each for each in loaded if each.problem is None]
         for image, outputs in zip(usable, _infer(usable, tools), strict=True):
@@ -77,12 +89,17 @@ def read_images(
     return found
 
 
-def _load(instance: InstanceRow, tools: Tools) -> LesionImage:
+def _load(instance: InstanceRow, tools: Tools, own: Collection[str]) -> LesionImage:
     tools.checkpoint()
     try:
         photograph = read_photograph(instance, tools.source)
     except Undecodable as exc:
         problem = NotAssessed(reason=Reason.UNDECODABLE, text=str(exc))
+        return LesionImage(instance=instance, source=None, problem=problem)
+    except InstanceMissing:
+        if instance.sop_instance_uid in own:
+            raise
+        problem = NotAssessed(reason=Reason.UNDECODABLE, text="its file is gone")
         return LesionImage(instance=instance, source=None, problem=problem)
     pixels = photograph.pixels
     if pixels is None:

@@ -32,7 +32,7 @@ from tests.unit.workers.instance_builder import instance
 from workers.analyses.change_detection import ANALYSIS
 from workers.analysis import Conclusion, Tools
 from workers.encoding import Encoder
-from workers.errors import Undecodable
+from workers.errors import InstanceMissing, Undecodable
 from workers.ports import ServedModel, Tensors
 from workers.study import Study
 
@@ -77,6 +77,8 @@ class Spool:
 
     def header(self, path: str) -> Dataset:
         number = int(path.removesuffix(".dcm"))
+        if number not in self._pictures:
+            raise InstanceMissing("a received file is not in the spool any more")
         if self._pictures[number] is None:
             raise Undecodable("the file is no DICOM instance")
         header = instance()

@@ -19,14 +19,21 @@ from tests.unit.workers.change.change_fakes import (
 from tests.unit.workers.fakes import FakePriors, generation_row
 from workers.analyses.change_detection import ANALYSIS
 from workers.change.lesions import MAX_LESIONS, MAX_TIME_POINTS, followed
-from workers.errors import BadModelOutput, NothingDecodable, PriorsUnavailable, Undecodable
+from workers.errors import (
+    BadModelOutput,
+    InstanceMissing,
+    NothingDecodable,
+    PriorsUnavailable,
+    Undecodable,
+)
 from workers.study import Study
 
 VL = "1.2.840.10008.5.1.4.1.1.77.1.4"
 
 
 def matched(*rows: object) -> object:
-    return ANALYSIS.match(Study(generation_row(*rows), Spool({})))  # type: ignore[arg-type]
+    spool = Spool(dict.fromkeys((1, 2, 3), lesion()))
+    return ANALYSIS.match(Study(generation_row(*rows), spool))  # type: ignore[arg-type]
 
 
 def test_photographs_of_tracked_lesions_match() -> None:
@@ -166,6 +173,14 @@ def test_study_of_which_nothing_can_be_read_is_rejected() -> None:
 def test_earlier_image_that_is_no_dicom_is_left_out() -> None:
     (found,) = result(run({1: None, 2: lesion()}, row(2), before={2: (earlier(1),)})).lesions
     assert found.not_assessed.reason is Reason.UNDECODABLE
+
+
+def test_earlier_image_whose_file_is_gone_costs_its_own_pair_only() -> None:
+    conclusion = run({1: lesion(), 3: lesion()}, row(3), before={3: (earlier(2), earlier(1))})
+    (found,) = result(conclusion).lesions
+    assert found.comparison.before.sop_instance_uid == row(1).sop_instance_uid
+    with pytest.raises(InstanceMissing):
+        run({1: lesion()}, row(2), before={2: (earlier(1),)})
 
 
 def test_newest_earlier_image_that_fails_gives_way_to_an_older_one() -> None:
