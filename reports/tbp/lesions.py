@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from models.tbp.patient import LesionScreening
@@ -16,6 +18,9 @@ from reports.source import Source
 from reports.tbp import codes
 from reports.tbp.wording import comments, cutoff_share, details, identity
 from reports.tracking import Tracking
+
+MIDDLE = 2 / 3
+"""Share of a tile's sides that the lesion takes at most: devices cut tiles so."""
 
 
 def lesion_report(
@@ -34,8 +39,9 @@ def lesion_report(
 
     Notes
     -----
-    The region is the whole tile: the tile is the lesion. Every group must have one (see
-    ``reports.measurement_report``).
+    Every group must have a region (see ``reports.measurement_report``). It is the middle of the
+    tile, where the device centres the lesion; a viewer writes beside it, and beyond the tile's
+    edge the text would be cut off.
     """
     groups = [_group(lesion, source, tracking, result) for lesion, source, tracking in shown]
     return measurement_report(groups, summary=summary, model=result.model, context=context)
@@ -48,7 +54,7 @@ def _group(
     return MeasurementGroup(
         source=source,
         tracking=tracking,
-        region=image_rectangle(source.shape),
+        region=_middle(source),
         finding=coding.LESION if is_assessed else None,
         measurements=measurements(lesion, result),
         evaluations=evaluations(lesion),
@@ -56,6 +62,13 @@ def _group(
         details=f"{details(lesion, result)} {identity(result)}",
         context=() if source.finding_sites else finding_site(lesion.location),
     )
+
+
+def _middle(source: Source) -> NDArray[np.float32]:
+    """Closed rectangle of two thirds of the tile's sides, (column, row)."""
+    whole = image_rectangle(source.shape)
+    centre = whole[:4].mean(axis=0)
+    return np.asarray(centre + (whole - centre) * np.float32(MIDDLE), np.float32)
 
 
 def finding_site(location: str) -> tuple[Dataset, ...]:

@@ -104,8 +104,8 @@ class _Groups:
             uid_reference(coding.TRACKING_UNIQUE_IDENTIFIER, uid, link),
             *([] if finding is None else [code(coding.FINDING, finding)]),
             *finding_site(site),
-            *self._algorithm,
             *items,
+            *self._algorithm,  # last: a viewer prints the items in this order
         ]
         return container(coding.MEASUREMENT_GROUP, children, template="1501")
 

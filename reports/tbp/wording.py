@@ -36,17 +36,20 @@ def cutoff_share(lesion: LesionScreening, result: TbpResult) -> float | None:
 
 
 def comments(lesion: LesionScreening, result: TbpResult) -> tuple[str, ...]:
-    """The lines that a viewer draws beside the tile, the verdict at the beginning."""
+    """The lines that a viewer draws beside the lesion.
+
+    It cuts them at the edge of its window, so what matters comes within the first 25 letters.
+    """
     first = demonstration(result.model)
     warning = (first,) if first else ()
     total = len(result.screening.lesions)
     if lesion.is_flagged:
-        why = " and ".join(REASON_WORDS[reason] for reason in lesion.reasons)
-        line = f"AI: closer look, rank {lesion.rank} of {total}, by {why}"
+        why = ", ".join(REASON_WORDS[reason] for reason in lesion.reasons)
+        line = f"AI rank {lesion.rank} of {total}: look closer ({why})"
     elif lesion.excluded:
-        line = f"AI: not assessed, taken out by filter {', '.join(lesion.excluded)}"
+        line = f"AI: not assessed (taken out by filter {', '.join(lesion.excluded)})"
     else:
-        line = f"AI: no module recommends a lesion; this is the first of {total}"
+        line = f"AI: no lesion recommended (this is rank {lesion.rank} of {total})"
     return (*warning, line, RESEARCH_USE)
 
 

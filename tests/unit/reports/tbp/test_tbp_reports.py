@@ -91,7 +91,9 @@ def test_the_viewer_gets_the_recommended_lesions_each_on_its_tile() -> None:
         ("Major Axis", "3.25 mm"),
     ]
     region = next(c for c in first.ContentSequence if c.ValueType == "NUM").ContentSequence[0]
-    assert list(region.GraphicData) == [0, 0, 120, 0, 120, 100, 0, 100, 0, 0]
+    points = np.array(region.GraphicData).reshape(-1, 2)
+    assert points.min(axis=0) == pytest.approx((20, 100 / 6))
+    assert points.max(axis=0) == pytest.approx((100, 500 / 6))
     image = region.ContentSequence[0].ReferencedSOPSequence[0]
     assert image.ReferencedSOPInstanceUID == tbp.uid(1)
     reasons = items(first, "Reason for a closer look")
@@ -101,7 +103,7 @@ def test_the_viewer_gets_the_recommended_lesions_each_on_its_tile() -> None:
     ]
     demonstration, verdict, use = comments(first)
     assert demonstration.startswith("DEMONSTRATION MODEL")
-    assert verdict == "AI: closer look, rank 1 of 4, by tile and ugly duckling"
+    assert verdict == "AI rank 1 of 4: look closer (tile, ugly duckling)"
     assert use.startswith("Research use only")
     assert "Body site: Head & Neck." in items(second, "Assessment details")[0].TextValue
 
@@ -140,7 +142,7 @@ def test_the_site_is_the_source_s_own_else_the_device_s_region() -> None:
 def test_without_a_recommendation_the_report_still_has_a_region() -> None:
     objects = tbp.by_role(tbp.encoded(tbp.result(tbp.lesion(1), tbp.lesion(2))))
     (group,) = groups(objects["sr"])
-    assert "no module recommends a lesion" in comments(group)[1]
+    assert "no lesion recommended" in comments(group)[1]
     recommended = items(group, "Closer look recommended")[0]
     assert recommended.ConceptCodeSequence[0].CodeMeaning == "No"
     summary = items(objects["sr"], "CAD Processing and Findings Summary")[0]
