@@ -7,7 +7,7 @@ from reports.coding import Concept, private
 
 # --- Why, and with what reserve -------------------------------------------------------------------
 REASON_AGAINST = private("REASON", "Reason not to assess")
-QUALITY_REMARK = private("REMARK", "Remark on the image")
+QUALITY_REMARK = private("IMAGE_REMARK", "Remark on the image")
 
 UNREADABLE_IMAGE = private("R_UNREADABLE", "Image cannot be read")
 OTHER_REASON = private("R_OTHER", "Other reason, see the comment")

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import config
 from pydicom.valuerep import validate_value
 
+import reports
 from reports import coding
 from reports.coding import Concept
 
@@ -40,20 +44,38 @@ def test_check_digit_refuses_invented_identifiers() -> None:
     assert not any(has_verhoeff_check_digit(digits) for digits in invented)
 
 
-@pytest.mark.parametrize(("name", "concept"), coding.concepts().items())
+def every_concept() -> dict[str, Concept]:
+    """The concepts of every module of ``reports``, those in tables included."""
+    found = dict(coding.concepts())
+    for info in pkgutil.walk_packages(reports.__path__, "reports."):
+        if info.name == coding.__name__:
+            continue
+        for name, value in vars(importlib.import_module(info.name)).items():
+            inside = value.items() if isinstance(value, dict) else [("", value)]
+            found |= {
+                f"{info.name}.{name}{key and f'[{key}]'}": each
+                for key, each in inside
+                if isinstance(each, Concept)
+            }
+    return found
+
+
+@pytest.mark.parametrize(("name", "concept"), every_concept().items())
 def test_concept_is_well_formed(name: str, concept: Concept) -> None:
     assert 0 < len(concept.value) <= 16, name
     assert 0 < len(concept.meaning) <= 64, name
     assert concept.origin
     if concept.scheme == "SCT":
         assert has_verhoeff_check_digit(concept.value), name
-    if concept.scheme not in ("DCM", "SCT", "UCUM", "RFC5646"):
+    if concept.scheme not in ("DCM", "SCT", "UCUM", "UMLS", "RFC5646"):
         assert concept.scheme.startswith("99")
 
 
-def test_private_code_values_are_distinct() -> None:
-    values = [c.value for c in coding.concepts().values() if c.scheme == coding.PRIVATE_SCHEME]
-    assert len(values) == len(set(values))
+def test_code_has_one_meaning_over_all_analyses() -> None:
+    meanings: dict[tuple[str, str], set[str]] = {}
+    for concept in every_concept().values():
+        meanings.setdefault((concept.scheme, concept.value), set()).add(concept.meaning)
+    assert {code: said for code, said in meanings.items() if len(said) > 1} == {}
 
 
 @pytest.mark.parametrize(
