@@ -7,12 +7,12 @@ import io
 
 import numpy as np
 import pytest
+import report_builders as builders
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from pydicom.filewriter import dcmwrite
 
-import report_builders as builders
 from reports import coding
 from reports.coding import Concept
 from reports.content_items import (
