@@ -32,9 +32,8 @@ SPECIMEN_UID = _dcm("121039", "Specimen UID")
 SPECIMEN_IDENTIFIER = _dcm("121041", "Specimen Identifier")
 SPECIMEN_CONTAINER_IDENTIFIER = _dcm("111700", "Specimen Container Identifier")
 
-# --- Where (TID 1410, 1501) ---------------------------------------------------------------------
+# --- Where (TID 1410) ---------------------------------------------------------------------
 IMAGE_REGION = _dcm("111030", "Image Region")
-SOURCE_OF_MEASUREMENT = _dcm("121112", "Source of Measurement")
 LIGHT_MICROSCOPY = _sct("104157003", "Light microscopy", "PS3.16 CID 8131")
 TISSUE = _sct("85756007", "Tissue", "PS3.16 CID 7150 and 7166")
 SPATIAL_CONCEPT = _sct("309825002", "Spatial and Relational Concept", "PS3.16 CID 7150")

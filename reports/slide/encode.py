@@ -1,4 +1,4 @@
-"""``SlideResult`` as DICOM: one measurement report, and for each slide a mask, a map, a picture."""
+"""``SlideResult`` as DICOM: for each slide a measurement report, a mask, a map and a picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from reports.slide.tissue_mask import tissue_matrix, tissue_segmentation
 
 
 def encode_slides(result: SlideResult, context: ReportContext) -> list[ReportObject]:
-    """All objects of a slide result: ``sr``, then ``seg-N``, ``map-N`` and ``qc-N`` by slide.
+    """All objects of a slide result: for slide N a report, ``seg-N``, ``map-N`` and ``qc-N``.
+
+    The first slide's report has the role ``sr``, which later generations supersede, the others
+    ``sr-N``.
 
     Raises
     ------
@@ -30,33 +33,48 @@ def encode_slides(result: SlideResult, context: ReportContext) -> list[ReportObj
 
     Notes
     -----
-    Mask and map need the slide's place on the glass, and are left out where its header does not
-    give it; report and picture are always there.
+    One report a slide, not one for all: OHIF 3.13 lays every region of a report over the slide of
+    its first region, so the regions of one slide would be drawn on another. Mask and map need the
+    slide's place on the glass, and are left out where its header does not give it.
     """
     slides = read_slides(result, context)
-    objects = [ReportObject(role="sr", dataset=slide_report(slides, result, context))]
-    for slide in slides:
-        mask, ranks = slide_mask(slide, result, context), slide_map(slide, result, context)
-        if mask is not None:
-            objects.append(ReportObject(role=f"seg-{slide.number}", dataset=mask))
-        if ranks is not None:
-            objects.append(ReportObject(role=f"map-{slide.number}", dataset=ranks))
-        picture = _picture(slide, result, context)
-        objects.append(ReportObject(role=f"qc-{slide.number}", dataset=picture))
-    return objects
+    reports = [
+        ReportObject(role=_report_role(slide), dataset=slide_report(slide, result, context))
+        for slide in slides
+    ]
+    return reports + [item for slide in slides for item in _pixels(slide, result, context)]
 
 
-def slide_report(slides: list[Slide], result: SlideResult, context: ReportContext) -> Dataset:
-    """The one measurement report of a study's slides, about the first one's specimen."""
-    about = slides[0].source
+def _report_role(slide: Slide) -> str:
+    return "sr" if slide.number == 1 else f"sr-{slide.number}"
+
+
+def _pixels(slide: Slide, result: SlideResult, context: ReportContext) -> list[ReportObject]:
+    """Mask and map where there are any, and the picture."""
+    made = {
+        "seg": slide_mask(slide, result, context),
+        "map": slide_map(slide, result, context),
+        "qc": _picture(slide, result, context),
+    }
+    return [
+        ReportObject(role=f"{kind}-{slide.number}", dataset=dataset)
+        for kind, dataset in made.items()
+        if dataset is not None
+    ]
+
+
+def slide_report(slide: Slide, result: SlideResult, context: ReportContext) -> Dataset:
+    """The measurement report of one slide, about its specimen."""
     return measurement_document(
-        [group for slide in slides for group in slide_groups(slide, result, about)],
-        sources=[source for slide in slides for source in slide.sources],
-        summary=_summary(slides),
+        slide_groups(slide, result),
+        sources=slide.sources,
+        summary=_summary(slide),
         model=result.model,
         context=context,
-        content="slide report",
-        subject=subject(about),
+        role=_report_role(slide),
+        number=slide.number,
+        content="slide report" + (f" {slide.number}" if slide.total > 1 else ""),
+        subject=subject(slide.source),
     )
 
 
@@ -109,20 +127,10 @@ def _picture(slide: Slide, result: SlideResult, context: ReportContext) -> Datas
     return dataset
 
 
-def _summary(slides: list[Slide]) -> Concept:
+def _summary(slide: Slide) -> Concept:
     """CAD Processing and Findings Summary (CID 6047); a finding is a positive slide."""
-    assessed = sum(slide.assessment.is_assessed for slide in slides)
-    has_findings = any(slide.assessment.is_positive for slide in slides)
-    if assessed == 0:
+    if not slide.assessment.is_assessed:
         return coding.NONE_SUCCEEDED
-    if assessed == len(slides):
-        return (
-            coding.ALL_SUCCEEDED_WITH_FINDINGS
-            if has_findings
-            else coding.ALL_SUCCEEDED_WITHOUT_FINDINGS
-        )
-    return (
-        coding.NOT_ALL_SUCCEEDED_WITH_FINDINGS
-        if has_findings
-        else coding.NOT_ALL_SUCCEEDED_WITHOUT_FINDINGS
-    )
+    if slide.assessment.is_positive:
+        return coding.ALL_SUCCEEDED_WITH_FINDINGS
+    return coding.ALL_SUCCEEDED_WITHOUT_FINDINGS

@@ -3,7 +3,7 @@
 A group is planar (TID 1410) with a polygon in the slide's own frame of reference: the only kind
 that microscopy viewers draw. They print the finding's code value beside it, and list coded
 evaluations and numbers but no text, so warnings are coded too. A slide whose header gives no place
-on the glass gets its region in pixels, and one without even a size none at all.
+on the glass gets its region in pixels.
 """
 
 from __future__ import annotations
@@ -60,26 +60,16 @@ def subject(source: SlideSource) -> list[Dataset]:
     ]
 
 
-def slide_groups(slide: Slide, result: SlideResult, about: SlideSource) -> list[Dataset]:
-    """All measurement groups of one slide.
-
-    Parameters
-    ----------
-    slide
-        The slide.
-    result
-        The result that it belongs to.
-    about
-        Whose specimen is the subject of the document; another one is named in the groups.
-    """
-    context = [] if slide.source.specimen_uid == about.specimen_uid else subject(slide.source)
-    groups = [_call_group(slide, result, context)]
-    groups += _part_groups(slide, result, context)
-    groups += _tile_groups(slide, result, context)
-    return groups
+def slide_groups(slide: Slide, result: SlideResult) -> list[Dataset]:
+    """All measurement groups of one slide."""
+    return [
+        _call_group(slide, result),
+        *_part_groups(slide, result),
+        *_tile_groups(slide, result),
+    ]
 
 
-def _call_group(slide: Slide, result: SlideResult, context: list[Dataset]) -> Dataset:
+def _call_group(slide: Slide, result: SlideResult) -> Dataset:
     """What is said of the slide, on its largest part of tissue or else on the whole slide."""
     assessment = slide.assessment
     outlines = tissue_outlines(slide)
@@ -88,7 +78,6 @@ def _call_group(slide: Slide, result: SlideResult, context: list[Dataset]) -> Da
     return _group(
         slide,
         tracking=slide.tracking("slide", slide.name),
-        context=context,
         category=codes.TISSUE,
         finding=_finding(slide, result.model),
         model=result.model,
@@ -223,7 +212,7 @@ def _encoder(result: SlideResult) -> Dataset:
     return text(coding.ALGORITHM_PARAMETERS, value, Relationship.CONCEPT_MOD)
 
 
-def _part_groups(slide: Slide, result: SlideResult, context: list[Dataset]) -> list[Dataset]:
+def _part_groups(slide: Slide, result: SlideResult) -> list[Dataset]:
     """The other parts of the tissue, so that a reader sees what was looked at."""
     outlines = tissue_outlines(slide)
     if not slide.assessment.is_assessed or len(outlines) < 2:
@@ -234,7 +223,6 @@ def _part_groups(slide: Slide, result: SlideResult, context: list[Dataset]) -> l
             _group(
                 slide,
                 tracking=slide.tracking(f"part/{part}", f"{slide.name}, tissue part {part}"),
-                context=context,
                 category=codes.TISSUE,
                 finding=codes.TISSUE_PART,
                 model=result.model,
@@ -248,7 +236,7 @@ def _part_groups(slide: Slide, result: SlideResult, context: list[Dataset]) -> l
     return groups
 
 
-def _tile_groups(slide: Slide, result: SlideResult, context: list[Dataset]) -> list[Dataset]:
+def _tile_groups(slide: Slide, result: SlideResult) -> list[Dataset]:
     """The top tiles as squares, each with its rank."""
     assessment = slide.assessment
     grid, attention = assessment.grid, assessment.attention
@@ -264,7 +252,6 @@ def _tile_groups(slide: Slide, result: SlideResult, context: list[Dataset]) -> l
             _group(
                 slide,
                 tracking=slide.tracking(f"tile/{x},{y}", name),
-                context=context,
                 category=codes.SPATIAL_CONCEPT,
                 finding=codes.top_tile(place),
                 model=result.model,
@@ -285,18 +272,16 @@ def _group(
     slide: Slide,
     *,
     tracking: Tracking,
-    context: list[Dataset],
     category: Concept,
     finding: Concept,
     model: ModelIdentity,
     extra: list[Dataset],
     numbers: list[Dataset],
     evaluations: list[Dataset],
-    region: NDArray[np.float64] | None,
+    region: NDArray[np.float64],
     texts: list[Dataset],
 ) -> Dataset:
-    """One measurement group: TID 1410, or TID 1501 where there is no region."""
-    where = _source(slide) if region is None else _region(slide, region)
+    """One measurement group (TID 1410)."""
     return container(
         coding.MEASUREMENT_GROUP,
         [
@@ -304,23 +289,25 @@ def _group(
             uid_reference(
                 coding.TRACKING_UNIQUE_IDENTIFIER, tracking.uid, Relationship.OBS_CONTEXT
             ),
-            *context,
             code(coding.FINDING_CATEGORY, category),
             code(coding.FINDING, finding),
             *algorithm(model),
             *extra,
-            where,
+            _region(slide, region),
             *numbers,
             *evaluations,
             *texts,
         ],
-        template="1501" if region is None else "1410",
+        template="1410",
     )
 
 
-def _whole(slide: Slide) -> NDArray[np.float64] | None:
-    size = slide.size
-    return None if size is None else whole(size)
+def _whole(slide: Slide) -> NDArray[np.float64]:
+    """The whole slide; where nothing states its size the first pixel, which every slide has.
+
+    A group without a region keeps OHIF from opening the study.
+    """
+    return whole(slide.size or (1, 1))
 
 
 def tissue_outlines(slide: Slide) -> list[NDArray[np.float64]]:
@@ -368,20 +355,10 @@ def _region(slide: Slide, outline: NDArray[np.float64]) -> Dataset:
 
 def _matrix_region(slide: Slide, closed: NDArray[np.float64]) -> Dataset:
     """The outline in pixels of the total pixel matrix (PS3.3 C.18.6.1.2)."""
-    selected = _reference(slide, Relationship.SELECTED_FROM)
+    source = slide.source
+    link = Relationship.SELECTED_FROM
+    selected = image(source.sop_class_uid, source.sop_instance_uid, None, link)
     points = closed.astype(np.float32)
     item = polyline(codes.IMAGE_REGION, points, Relationship.CONTAINS, selected)
     item.PixelOriginInterpretation = "VOLUME"
     return item
-
-
-def _source(slide: Slide) -> Dataset:
-    """The image itself where there is no region (TID 1501)."""
-    item = _reference(slide, Relationship.CONTAINS)
-    item.ConceptNameCodeSequence = [codes.SOURCE_OF_MEASUREMENT.as_item()]
-    return item
-
-
-def _reference(slide: Slide, relationship: Relationship) -> Dataset:
-    source = slide.source
-    return image(source.sop_class_uid, source.sop_instance_uid, None, relationship)

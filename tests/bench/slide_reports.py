@@ -245,7 +245,7 @@ def run() -> list[Row]:
     """Measure and return one row an object, and one for all of ours."""
     result, context = draw_result()
     (slide,) = read_slides(result, context)
-    report = slide_report([slide], result, context)
+    report = slide_report(slide, result, context)
     mask, ranks = slide_mask(slide, result, context), slide_map(slide, result, context)
     assert mask is not None
     assert ranks is not None
@@ -256,7 +256,7 @@ def run() -> list[Row]:
     )
     pairs: dict[str, tuple[Callable[[], Dataset], Callable[[], Dataset]]] = {
         "report, 24 regions": (
-            lambda: slide_report([slide], result, context),
+            lambda: slide_report(slide, result, context),
             lambda: highdicom_report(report, slide),
         ),
         "tissue mask, 3,125 px": (

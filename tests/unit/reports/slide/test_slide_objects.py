@@ -95,7 +95,16 @@ def test_objects_of_several_slides_are_valid_and_distinct(
     dciodvfy: Validator, strictly_valid: Validator
 ) -> None:
     objects = mixed(generation=2)
-    assert [item.role for item in objects] == ["sr", "seg-1", "map-1", "qc-1", "qc-2", "qc-3"]
+    assert [item.role for item in objects] == [
+        "sr",
+        "sr-2",
+        "sr-3",
+        "seg-1",
+        "map-1",
+        "qc-1",
+        "qc-2",
+        "qc-3",
+    ]
     for item in objects:
         strictly_valid(item.dataset)
         dciodvfy(item.dataset)
@@ -103,7 +112,7 @@ def test_objects_of_several_slides_are_valid_and_distinct(
     assert len({ds.SOPInstanceUID for ds in datasets}) == len(objects)
     assert len({(ds.SeriesInstanceUID, ds.InstanceNumber) for ds in datasets}) == len(objects)
     numbers = {ds.SeriesInstanceUID: ds.SeriesNumber for ds in datasets}
-    assert len(set(numbers.values())) == len(numbers) == 4
+    assert len(set(numbers.values())) == len(numbers) == 6
     for ds in datasets:
         assert ds.SeriesDescription.startswith("AI ")
         assert "rev. 2" in ds.SeriesDescription

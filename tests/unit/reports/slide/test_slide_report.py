@@ -26,7 +26,7 @@ def groups(
     headers = headers or builders.headers()
     found = builders.result(*slides, **result)
     read = read_slides(found, builders.context(*headers))
-    return [g for slide in read for g in slide_groups(slide, found, read[0].source)]
+    return [group for slide in read for group in slide_groups(slide, found)]
 
 
 def children(item: Dataset, meaning: str) -> list[Dataset]:
@@ -216,22 +216,35 @@ def test_slide_without_a_place_gets_its_region_in_pixels(header: dict[str, Any])
     assert "ReferencedFrameNumber" not in reference
 
 
-def test_slide_without_even_a_size_gets_a_reference() -> None:
+def test_slide_without_even_a_size_gets_its_first_pixel() -> None:
     without = ("TotalPixelMatrixColumns", "TotalPixelMatrixRows")
     (call,) = groups(builders.unreadable(), headers=builders.headers(without=without))
-    assert call.ContentTemplateSequence[0].TemplateIdentifier == "1501"
-    assert children(call, "Image Region") == []
-    (source,) = children(call, "Source of Measurement")
-    assert source.ValueType == "IMAGE"
+    assert region(call).GraphicData == [0, 0, 1, 0, 1, 1, 0, 1, 0, 0]
     assert "pixel spacing" in texts(call, "Comment")[0]
 
 
-def test_specimen_is_the_subject_and_another_one_is_named_in_its_groups() -> None:
+def test_each_slide_has_a_report_about_its_own_specimen_and_place() -> None:
+    slides = (builders.assessed(slide=1), builders.assessed(slide=2, positive=0.1))
     headers = [*builders.headers(1), *builders.headers(2)]
-    found = groups(builders.assessed(slide=1), builders.assessed(slide=2, top=1), headers=headers)
-    named = [texts(item, "Specimen Identifier") for item in found]
-    assert named == [[]] * 8 + [["SPEC-2"]] * 3
-    assert texts(found[8], "Tracking Identifier") == ["Slide 2 of 2"]
+    objects = encode(builders.result(*slides), builders.context(*headers, generation=2))
+    reports = {item.role: item.dataset for item in objects if item.role.startswith("sr")}
+    assert list(reports) == ["sr", "sr-2"]
+    for number, ds in enumerate(reports.values(), start=1):
+        assert texts(ds, "Specimen Identifier") == [f"SPEC-{number}"]
+        (measurements,) = children(ds, "Imaging Measurements")
+        places = {
+            region(item).ReferencedFrameOfReferenceUID for item in measurements.ContentSequence
+        }
+        # OHIF lays all regions of a report over the slide of the first one
+        assert places == {f"{builders.FRAME_OF_REFERENCE_UID}.{number}"}
+        (study,) = ds.CurrentRequestedProcedureEvidenceSequence
+        (series,) = study.ReferencedSeriesSequence
+        assert series.SeriesInstanceUID == f"{builders.STUDY_UID}.{number}"
+        assert ds.SeriesNumber == 9000 + number
+    assert coded(reports["sr"], "CAD Processing and Findings Summary").endswith("; with findings")
+    assert coded(reports["sr-2"], "CAD Processing and Findings Summary").endswith(
+        "; without findings"
+    )
 
 
 def test_specimen_is_derived_where_the_slide_names_none() -> None:
