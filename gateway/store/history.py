@@ -73,7 +73,7 @@ class SeriesStatus:
     modality: str
     calling_ae_title: str
     disposition: str
-    """accepted, quarantined or own_result."""
+    """accepted, quarantined, own_result or prior."""
     reason: str
     instances: int
     size_bytes: int

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from sqlalchemy import select
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import select, text
 
 from gateway.ports import Registration
+from gateway.store.engine import MIGRATIONS, open_engine
 from gateway.store.lesions import BODY_SITE, TRACKING_ID, TRACKING_UID, LesionIndex, patient_key
-from gateway.store.tables import Generation, Instance, Study
+from gateway.store.tables import Generation, Identity, Instance, Study
 from gateway.store.values import EarlierImage, InstanceRow
 from tests.records import Record, association, header, stored
 
@@ -204,6 +207,40 @@ def test_fetching_what_is_here_never_raises_an_alarm(record):
     assert answers == [Registration.NEW, Registration.DUPLICATE, Registration.PRIOR]
     newer = receive(record, acquired_at="20990101090000", **TRACKED)
     assert uids(earlier(record, newer)) == [image.sop_instance_uid]
+
+
+def test_studies_of_the_release_before_get_their_patient_key(own_record_url):
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["url"] = own_record_url
+    command.upgrade(config, "0001")
+    engine = open_engine(own_record_url)
+    now = "2026-01-01 00:00:00+00:00"
+    with engine.begin() as connection:
+        for number, patient_id in ((1, "P-1"), (2, " ")):
+            connection.execute(
+                text(
+                    "INSERT INTO studies (id, study_instance_uid, state, reason, "
+                    "first_received_at, last_received_at, state_changed_at) "
+                    f"VALUES ({number}, '2.25.{number}', 'completed', '', "
+                    f"'{now}', '{now}', '{now}')"
+                )
+            )
+            connection.execute(
+                text(
+                    "INSERT INTO identities (study_id, patient_id, issuer_of_patient_id, "
+                    "patient_name, patient_birth_date, patient_sex, accession_number, "
+                    "study_date, study_description) "
+                    f"VALUES ({number}, '{patient_id}', 'H', '', '', '', '', '', '')"
+                )
+            )
+    command.upgrade(config, "head")
+    with engine.connect() as connection:
+        keys = connection.execute(
+            select(Identity.patient_key).order_by(Identity.study_id)
+        ).scalars()
+        assert list(keys) == [patient_key("H", "P-1"), ""]
+    engine.dispose()
 
 
 def test_patient_key_does_not_join_issuer_and_id():

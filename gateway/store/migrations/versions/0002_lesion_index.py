@@ -1,9 +1,9 @@
 """lesion index: which lesion, body site and moment an instance shows."""
 
+import hashlib
+
 import sqlalchemy as sa
 from alembic import op
-
-from gateway.store.lesions import patient_key
 
 revision = "0002"
 down_revision = "0001"
@@ -48,8 +48,15 @@ def _fill_patient_keys() -> None:
         connection.execute(
             identities.update()
             .where(identities.c.study_id == row.study_id)
-            .values(patient_key=patient_key(row.issuer_of_patient_id, row.patient_id))
+            .values(patient_key=_key(row.issuer_of_patient_id, row.patient_id))
         )
+
+
+def _key(issuer: str, patient_id: str) -> str:
+    # gateway.store.lesions.patient_key as it was at this revision.
+    if not patient_id.strip():
+        return ""
+    return hashlib.sha256(f"{issuer.strip()}\x1f{patient_id.strip()}".encode()).hexdigest()
 
 
 def downgrade() -> None:
