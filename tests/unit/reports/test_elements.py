@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 
+import highdicom
 import numpy as np
 import pytest
 import report_builders as builders
@@ -133,3 +134,52 @@ def test_a_report_is_written_unread_and_is_the_report_that_pydicom_would_write()
     slow = io.BytesIO()
     dcmwrite(slow, plain, enforce_file_format=True)
     assert fast.getvalue() == slow.getvalue()
+
+
+def test_items_are_those_that_highdicom_makes() -> None:
+    sr = highdicom.sr
+    name = sr.CodedConcept(
+        value=coding.AREA.value,
+        scheme_designator=coding.AREA.scheme,
+        meaning=coding.AREA.meaning,
+    )
+    unit = sr.CodedConcept(value="mm2", scheme_designator="UCUM", meaning="square millimeter")
+    contains = sr.RelationshipTypeValues.CONTAINS
+    points = np.array([[1, 2], [3, 4], [5, 1], [1, 2]], np.float32)
+    reference = image("1.2.3", "1.2.4", 7, Relationship.SELECTED_FROM)
+    ours = [
+        text(coding.AREA, "größer"),
+        number(coding.AREA, 3.25, coding.SQUARE_MILLIMETRE),
+        code(coding.AREA, coding.SQUARE_MILLIMETRE),
+        uid_reference(coding.AREA, "1.2.3", Relationship.CONTAINS),
+        reference,
+        polyline(coding.AREA, points, Relationship.CONTAINS, reference),
+    ]
+    region = sr.ScoordContentItem(
+        name=name,
+        graphic_type=sr.GraphicTypeValues.POLYLINE,
+        graphic_data=points,
+        relationship_type=contains,
+    )
+    selected = sr.ImageContentItem(
+        name=name,
+        referenced_sop_class_uid="1.2.3",
+        referenced_sop_instance_uid="1.2.4",
+        referenced_frame_numbers=7,
+        relationship_type=sr.RelationshipTypeValues.SELECTED_FROM,
+    )
+    region.ContentSequence = [copy.deepcopy(selected)]
+    for item in (selected, region.ContentSequence[0]):
+        del item.ConceptNameCodeSequence  # highdicom demands a name, the standard does not
+    measured = sr.NumContentItem(name=name, value=3.25, unit=unit, relationship_type=contains)
+    del measured.MeasuredValueSequence[0].FloatingPointValue  # optional; ours are rounded
+    theirs = [
+        sr.TextContentItem(name=name, value="größer", relationship_type=contains),
+        measured,
+        sr.CodeContentItem(name=name, value=unit, relationship_type=contains),
+        sr.UIDRefContentItem(name=name, value="1.2.3", relationship_type=contains),
+        selected,
+        region,
+    ]
+    for mine, oracle in zip(ours, theirs, strict=True):
+        assert encoded_items([mine]) == encoded_items([decoded(oracle)])
