@@ -48,7 +48,8 @@ class TbpScreening:
             return Match(
                 instances=(),
                 reason="no series of lesion tiles (told by Image Type TBP, a private block of "
-                "measurements, the Series Description, or 20 small photographs of tracked lesions)",
+                "measurements, the Series Description, or small photographs of tracked lesions, 20 "
+                "or with measurements)",
             )
         instances = tuple(each for one in series for each in one.instances)
         marks = " and ".join(dict.fromkeys(one.mark for one in series))

@@ -11,12 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import BaseTag
 
 from gateway.store.values import InstanceRow
 from reports.attributes import copied
 from workers.errors import Undecodable
 from workers.photographs import DERMOSCOPIC_PHOTOGRAPHY, is_photograph
 from workers.study import Study
+from workers.tbp.content import CONTENT
+from workers.tbp.structured import SR_CLASSES
 
 PRIVATE_GROUP, PRIVATE_CREATOR = 0x0019, "99DERMAI TBP 1.0"
 """Private block whose element 01 holds a tile's measurements as JSON."""
@@ -32,6 +36,8 @@ MAX_TRACKED_SIDE_PX = 512
 _DESCRIPTION = re.compile(
     r"\b(tbp|total[- ]body|lesion tiles?|vectra|wb360|atbm|3d body)\b", re.IGNORECASE
 )
+_DISTINCTIVE = (b"deltalbnorm", b"nevi_confidence", b"radial_color_std_max", b"symm_2axis")
+_REPORTS = 4  # structured reports that are looked into
 _READ = ("ImageType", "SeriesDescription", "TrackingID", "TrackingUID", "Rows", "Columns")
 
 
@@ -61,8 +67,8 @@ def tile_series(study: Study) -> tuple[TileSeries, ...]:
     -----
     A series of photographs (not dermoscopic ones) counts when a header that was read has the
     private block, an Image Type that holds ``TBP``, or a Series Description that names the method;
-    without such a mark, when it has at least 20 photographs of at most 512 pixels and every header
-    that was read tracks a lesion of its own.
+    without such a mark, when its photographs have at most 512 pixels, every header that was read
+    tracks a lesion of its own, and there are at least 20, or measurements came with the study.
     """
     by_series: dict[str, list[InstanceRow]] = {}
     for instance in study.instances:
@@ -100,9 +106,25 @@ def _mark_of(study: Study, instances: list[InstanceRow]) -> str:
         mark = _own_mark(header)
         if mark:
             return mark
-    if len(instances) >= MIN_TRACKED_TILES and headers and _are_tracked_tiles(headers):
+    if not headers or not _are_tracked_tiles(headers):
+        return ""
+    if len(instances) >= MIN_TRACKED_TILES:
         return f"{len(instances)} small photographs, each of a tracked lesion of its own"
-    return ""
+    return "measurements beside small photographs of lesions" if _is_measured(study) else ""
+
+
+def _is_measured(study: Study) -> bool:
+    """Whether a document or a structured report of the study names measurements of the method."""
+    contents = [document.content for document in study.documents()]
+    reports = [each for each in study.instances if each.sop_class_uid in SR_CLASSES]
+    for report in reports[:_REPORTS]:
+        try:
+            found = study.header(report).get_item(BaseTag(CONTENT))
+        except (Undecodable, KeyError):
+            continue
+        if isinstance(found, RawDataElement) and found.value is not None:
+            contents.append(found.value)
+    return any(name in content.lower() for content in contents for name in _DISTINCTIVE)
 
 
 def _own_mark(header: Dataset) -> str:

@@ -6,8 +6,18 @@ import pytest
 from pydicom import Dataset
 
 from tests.unit.workers.fakes import generation_row
-from tests.unit.workers.tbp.tbp_world import ROOT, FakeSpool, study, tile_header, with_block
+from tests.unit.workers.tbp.tbp_world import (
+    ROOT,
+    FakeSpool,
+    measured,
+    structured_report,
+    study,
+    table,
+    tile_header,
+    with_block,
+)
 from workers.analyses.tbp_screening import ANALYSIS
+from workers.ports import Document
 from workers.study import Study
 from workers.tbp.detect import tile_instances
 
@@ -35,6 +45,21 @@ def test_photographs_of_an_ordinary_study_are_not_tiles(changes: dict[str, objec
 
 def test_a_few_tracked_photographs_are_not_tiles_without_a_mark() -> None:
     assert not tile_instances(study([tile_header(n) for n in range(19)]))
+
+
+@pytest.mark.parametrize("form", ["document", "report"])
+def test_a_few_tracked_photographs_with_measurements_are_tiles(form: str) -> None:
+    headers = [tile_header(n) for n in range(1, 6)]
+    rows = {n: measured() for n in range(1, 6)}
+    if form == "document":
+        found = study(headers, table([{"TrackingID": f"L{n}", **row} for n, row in rows.items()]))
+    else:
+        report = structured_report(rows)
+        report.SOPInstanceUID, report.SeriesInstanceUID = f"{ROOT}.3.1", f"{ROOT}.3"
+        found = study([*headers, report])
+    assert len(tile_instances(found)) == 5
+    covariates = Document(name="prognosis.json", media_type="", content=b'{"lentigo": "prognosis"}')
+    assert not tile_instances(study(headers, covariates))
 
 
 @pytest.mark.parametrize(
