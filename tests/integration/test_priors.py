@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from sqlalchemy import select
@@ -241,6 +243,63 @@ def test_wrong_path_of_the_dicomweb_service_is_reported(
     archive = home.archive("dicomweb", pacs, dicomweb_url=f"{pacs.url}/nothing-here")
     with pytest.raises(PriorsUnavailable, match="HTTP status 404"):
         home.priors(archive, is_last_attempt=False).earlier(now[0], [now[1]], lambda: None)
+
+
+class Door(BaseHTTPRequestHandler):
+    """A DICOMweb service with nothing behind its door; remembers who knocked."""
+
+    knocked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        given = self.headers.get("Authorization", "")
+        self.knocked.append(given)
+        self.send_response(200 if given else 401)
+        self.send_header("Content-Type", "application/dicom+json")
+        self.end_headers()
+        self.wfile.write(b"[]")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def door() -> Iterator[str]:
+    Door.knocked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Door) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/dicom-web"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("credentials", "expected"),
+    [
+        (
+            {"dicomweb_username": "lentigo", "dicomweb_password": "secret"},
+            "Basic bGVudGlnbzpzZWNyZXQ=",
+        ),
+        ({"dicomweb_token": "abc", "dicomweb_username": "lentigo"}, "Bearer abc"),
+    ],
+)
+def test_credentials_open_the_dicomweb_service(
+    credentials: dict[str, str],
+    expected: str,
+    door: str,
+    pacs: Orthanc,
+    home: Home,
+    now: tuple[int, InstanceRow],
+) -> None:
+    archive = home.archive("dicomweb", pacs, dicomweb_url=door, **credentials)
+    assert uids(home, archive, now) == []
+    assert Door.knocked == [expected]
+
+
+def test_missing_credentials_are_named(
+    door: str, pacs: Orthanc, home: Home, now: tuple[int, InstanceRow]
+) -> None:
+    archive = home.archive("dicomweb", pacs, dicomweb_url=door)
+    found = home.priors(archive).earlier(now[0], [now[1]], lambda: None)
+    assert "HTTP status 401" in found.unknown
 
 
 def test_identifiers_stay_out_of_the_logs(
