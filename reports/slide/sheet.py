@@ -184,8 +184,9 @@ def _label_pictures(
     x = _MARGIN
     for colour, name in ((_TISSUE, "tissue"), (_HOLE, "hole"), (_INK, "ink")):
         x = panel.key(x, _LEGEND_Y, colour, name)
-    if ranks is None or not len(ranks):
+    if not assessment.is_assessed:
         _shout(panel, assessment)
+    if ranks is None or not len(ranks) or not assessment.is_assessed:
         return
     _draw_scale(panel)
     panel.at("Tiles of highest attention and their rank within this slide", _MARGIN, 924, 22, MUTED)

@@ -255,6 +255,16 @@ def test_sheet_keeps_its_corner_free_and_says_what_it_is(kind: str) -> None:
     assert np.ptp(picture[:, 1328:1872].astype(int)) > 100
 
 
+def test_sheet_of_a_slide_without_attention_does_not_say_that_there_is_no_result() -> None:
+    made = replace(builders.assessed(), attention=None, top=())
+    result = builders.result(made)
+    (slide,) = read_slides(result, builders.context(*builders.headers()))
+    picture = draw_sheet(slide, result)
+    assert not (picture[920:, :1280] == (250, 196, 80)).all(axis=2).any()
+    objects = encode(result, builders.context(*builders.headers()))
+    assert [item.role for item in objects] == ["sr", "seg-1", "qc-1"]
+
+
 def test_sheet_marks_tissue_holes_and_ink() -> None:
     result = builders.result(builders.assessed())
     (slide,) = read_slides(result, builders.context(*builders.headers()))
