@@ -7,15 +7,20 @@ tiles lie on disk, Triton serves encoder and heads, every object is written.
 from __future__ import annotations
 
 import argparse
+import copy
 import datetime as dt
 import io
 import resource
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from pydicom import dcmread
+from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
 
 from gateway.demo.studies import body
@@ -32,18 +37,19 @@ from workers.encoding import Encoder
 from workers.settings import TritonSettings
 from workers.study import Study
 
+_DRAWN = 40
+
 
 def run(tiles: int = 2000) -> None:
     """Screen one drawn patient and print where the time went."""
     print(f"\n# tbp: one patient of {tiles} tiles, encoder and heads through Triton")
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        drawn = body(folder, count=tiles)
-        rows = tuple(_row(path) for path in drawn.instances)
+        rows = tuple(_tiles(folder, tiles))
         (folder / "triton").mkdir()
         models = ("encoder", "tbp_screening")
         with running_triton(folder / "triton", models=models) as url:
-            _screen(Path(drawn.instances[0]).parent, rows, TritonModels(TritonSettings(url=url)))
+            _screen(folder / "tiles", rows, TritonModels(TritonSettings(url=url)))
 
 
 def _screen(spool: Path, rows: tuple[InstanceRow, ...], client: TritonModels) -> None:
@@ -98,17 +104,33 @@ def _unused() -> dict[str, object]:
     return {name: None for name in Tools.__dataclass_fields__ if name not in names}
 
 
-def _row(path: Path) -> InstanceRow:
-    header = dcmread(path, stop_before_pixels=True)
-    return InstanceRow(
-        sop_instance_uid=str(header.SOPInstanceUID),
-        sop_class_uid=str(header.SOPClassUID),
-        series_instance_uid=str(header.SeriesInstanceUID),
-        transfer_syntax_uid=str(header.file_meta.TransferSyntaxUID),
-        modality=str(header.Modality),
-        path=path.name,
-        size_bytes=path.stat().st_size,
-    )
+def _tiles(folder: Path, count: int) -> Iterator[InstanceRow]:
+    """Write tiles: forty drawn ones, turned and shifted until there are enough, all different."""
+    originals = [dcmread(path) for path in body(folder, count=min(count, _DRAWN)).instances]
+    pictures = [np.asarray(each.pixel_array) for each in originals]
+    (folder / "tiles").mkdir()
+    for number in range(count):
+        turn, shift = divmod(number // len(originals), 32)
+        ds = copy.deepcopy(originals[number % len(originals)])
+        picture = np.roll(np.rot90(pictures[number % len(originals)], turn), shift, axis=1)
+        stream = io.BytesIO()
+        Image.fromarray(picture).save(stream, "JPEG", quality=92)
+        ds.PixelData = encapsulate([stream.getvalue()])
+        ds["PixelData"].is_undefined_length = True
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"2.25.{number + 1}"
+        ds.TrackingID, ds.TrackingUID = f"Lesion {number + 1}", f"2.25.1{number:05d}"
+        ds.InstanceNumber = number + 1
+        path = folder / "tiles" / f"{number:05d}.dcm"
+        ds.save_as(path, enforce_file_format=True)
+        yield InstanceRow(
+            sop_instance_uid=ds.SOPInstanceUID,
+            sop_class_uid=str(ds.SOPClassUID),
+            series_instance_uid=str(ds.SeriesInstanceUID),
+            transfer_syntax_uid=str(ds.file_meta.TransferSyntaxUID),
+            modality=str(ds.Modality),
+            path=path.name,
+            size_bytes=path.stat().st_size,
+        )
 
 
 if __name__ == "__main__":
