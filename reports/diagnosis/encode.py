@@ -24,7 +24,7 @@ from reports.measurement_report import (
     MeasurementGroup,
     measurement_report,
 )
-from reports.outline import Size, graphic_data, image_rectangle, lesion_sizes
+from reports.outline import Size, graphic_data, lesion_sizes, margin_mark
 from reports.page_pdf import page_pdf
 from reports.secondary_capture import secondary_capture
 from reports.segmentation import lesion_segmentation
@@ -178,7 +178,7 @@ def _summary(images: list[_Image], result: DiagnosisResult) -> Concept:
 def _group(image: _Image, result: DiagnosisResult) -> MeasurementGroup:
     region = image.assessment.region
     shape = image.assessment.shape if all(image.assessment.shape) else image.source.shape
-    outline = graphic_data(region) if region is not None else image_rectangle(shape)
+    outline = graphic_data(region) if region is not None else margin_mark(shape)
     is_assessed = image.is_assessed
     return MeasurementGroup(
         source=image.source,

@@ -198,8 +198,6 @@ def test_image_that_was_not_assessed_says_why(window, study_without_assessment, 
     open_study(window, study)
     wait_for_picture(window, study.pixels, "the image that was not assessed")
     show_series(window, study.series_number("sr"))
-    # OHIF writes to the right of the outline, which here is the image's own border, so that only
-    # the overview is sure to be seen; the text is in the page all the same.
     wait_until(
         lambda: "out of focus" in " ".join(svg_texts(window)),
         _READY_S,

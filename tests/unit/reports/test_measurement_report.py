@@ -11,6 +11,7 @@ from pydicom import Dataset
 
 from models.results import ImageAssessment
 from reports.encode import encode
+from reports.outline import margin_mark
 
 
 def report(
@@ -109,16 +110,16 @@ def test_frame_is_named_only_for_a_class_with_frames(sop_class_uid: str, is_name
     assert reference.get("ReferencedFrameNumber") == (1 if is_named else None)
 
 
-def test_image_without_lesion_gets_the_whole_image_as_region() -> None:
+def test_image_without_lesion_gets_a_mark_at_its_margin() -> None:
     (group,) = groups(report(builders.assessment(with_region=False)))
-    assert region(group).GraphicData == [0, 0, 128, 0, 128, 96, 0, 96, 0, 0]
+    assert region(group).GraphicData == pytest.approx(margin_mark((96, 128)).ravel().tolist())
     assert "Area" not in [name for name, _, _ in numbers(group)]
 
 
 def test_image_not_assessed_has_region_and_reasons_but_no_probability() -> None:
     (group,) = groups(report(builders.not_assessed()))
     assert numbers(group) == [("Reasons not to assess", 2.0, "{reasons}")]
-    assert region(group).GraphicData[4:6] == [128, 96]
+    assert region(group).GraphicData == pytest.approx(margin_mark((96, 128)).ravel().tolist())
     assert coded(group, "Assessment status") == "Not assessed"
     assert coded(group, "Suspicious of malignancy") == "Undetermined"
     comment = texts(group, "Comment")[0]
