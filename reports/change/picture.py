@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from models.change.result import ChangeResult, Comparison, Frames, LesionChange
 from reports.change.wording import (
@@ -24,34 +23,31 @@ from reports.change.wording import (
     verdict,
     why_first,
 )
-from reports.segmentation import LESION_COLOUR_RGB
-from reports.slide.panel import (
+from reports.panel import (
     AMBER,
-    BACKGROUND,
+    BANNER_HEIGHT,
     BLUE,
+    CASING,
+    IMAGES_WIDTH,
     MUTED,
     ORANGE,
-    PANEL,
-    RIGHT,
+    PICTURE_SIZE,
     TEXT,
     WIDTH,
     Colour,
     Panel,
+    as_large_as,
+    blank_canvas,
+    put_into,
 )
+from reports.segmentation import LESION_COLOUR_RGB
 from reports.typography import drawable, fitted, wrapped
-from reports.wording import demonstration, percent, short_digest
-
-PICTURE_SIZE = (1200, 1920)
-"""Height and width in pixels."""
-IMAGES_WIDTH = 1280
+from reports.wording import demonstration, percent
 
 _GREY: Colour = (150, 160, 172)
-_CASING: Colour = (10, 12, 14)
 _LATER_COLOUR: Colour = (255, 170, 60)  # orange against the cyan of the earlier outline
-_BANNER_HEIGHT = 64
 _CAPTION_HEIGHT = 44
 _GAP = 16
-_FOOT_Y = PICTURE_SIZE[0] - 66
 _ENLARGED_MARGIN = 0.25
 _MAX_POINTS = 6
 
@@ -87,23 +83,17 @@ def draw_change(shown: ChangePicture) -> NDArray[np.uint8]:
     -------
         (1200, 1920, 3) RGB, uint8; the same input gives the same bytes on one installation.
     """
-    canvas = np.empty((*PICTURE_SIZE, 3), np.uint8)
-    canvas[:] = BACKGROUND
-    canvas[:, IMAGES_WIDTH:] = PANEL
-    banner = demonstration(shown.result.model)
-    if banner:
-        canvas[:_BANNER_HEIGHT, :IMAGES_WIDTH] = AMBER
-    captions = _place_cells(canvas, _rows(shown), _BANNER_HEIGHT if banner else 0)
-    picture = Image.fromarray(canvas)
-    panel = Panel(ImageDraw.Draw(picture))
-    if banner:
-        panel.centred(banner, IMAGES_WIDTH // 2, _BANNER_HEIGHT // 2, 34, BACKGROUND)
+    canvas = blank_canvas()
+    top = BANNER_HEIGHT if demonstration(shown.result.model) else 0
+    captions = _place_cells(canvas, _rows(shown), top)
+    panel = Panel(canvas)
+    panel.banner(shown.result.model)
     for text, x, y, colour in captions:
         panel.centred(fitted(drawable(text), 26, IMAGES_WIDTH // 2 - 20), x, y, 26, colour)
     _draw_head(panel, shown)
-    bottom = _draw_foot(panel, shown.result)
+    bottom = panel.foot(shown.result.model)
     _draw_body(panel, shown, bottom)
-    return np.asarray(picture)
+    return panel.pixels()
 
 
 def _rows(shown: ChangePicture) -> list[list[_Cell]]:
@@ -198,19 +188,10 @@ def _place(
     """Draw one image with its outlines in the middle of its box; return where it ends below."""
     if cell.pixels is None:
         return corner[0] + box[0] // 2
-    rows, columns = int(cell.pixels.shape[0]), int(cell.pixels.shape[1])
-    scale = min(box[0] / rows, box[1] / columns)
-    size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    view = np.ascontiguousarray(
-        cv2.resize(np.ascontiguousarray(cell.pixels), size, interpolation=interpolation), np.uint8
-    )
+    view = as_large_as(cell.pixels, box)
     for mask, colour in cell.masks:
         _draw_outline(view, mask, colour)
-    top = corner[0] + (box[0] - size[1]) // 2
-    left = corner[1] + (box[1] - size[0]) // 2
-    canvas[top : top + size[1], left : left + size[0]] = view
-    return top + size[1]
+    return put_into(canvas, view, corner, box)
 
 
 def _draw_outline(view: NDArray[np.uint8], mask: NDArray[np.bool_], colour: Colour) -> None:
@@ -221,25 +202,18 @@ def _draw_outline(view: NDArray[np.uint8], mask: NDArray[np.bool_], colour: Colo
     soft = cv2.GaussianBlur(soft, (0, 0), max(1.0, 0.5 * view.shape[1] / mask.shape[1]))
     inside = (np.asarray(soft) > 0.5).astype(np.uint8)
     rings, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    for stroke, thickness in ((_CASING, 5), (colour, 2)):
+    for stroke, thickness in ((CASING, 5), (colour, 2)):
         cv2.polylines(view, rings, True, stroke, thickness, lineType=cv2.LINE_AA)
 
 
 def _draw_head(panel: Panel, shown: ChangePicture) -> None:
     total = len(shown.result.lesions)
-    panel.text("AI RESULT", 28, AMBER, weight=0.5)
-    panel.text("RESEARCH USE ONLY", 28, AMBER, x=RIGHT, right=True, weight=0.5)
-    panel.y += 48
-    if total > 1:
-        panel.text(f"Lesion {shown.number} of {total}", 26, MUTED)
-        panel.y += 40
+    part = f"Lesion {shown.number} of {total}" if total > 1 else ""
     pair = shown.lesion.comparison
     if shown.lesion.not_assessed is not None or pair is None:
-        panel.text("NOT ASSESSED", 60, _GREY, weight=1)
+        panel.head(part, "NOT ASSESSED", _GREY)
     else:
-        colour = ORANGE if pair.is_changed else BLUE
-        panel.text(verdict(shown.lesion).capitalize(), 60, colour, weight=1)
-    panel.y += 88
+        panel.head(part, verdict(shown.lesion).capitalize(), ORANGE if pair.is_changed else BLUE)
 
 
 def _draw_body(panel: Panel, shown: ChangePicture, bottom: int) -> None:
@@ -260,22 +234,18 @@ def _draw_body(panel: Panel, shown: ChangePicture, bottom: int) -> None:
 
 
 def _draw_pair(panel: Panel, pair: Comparison, result: ChangeResult) -> None:
-    prob = pair.change_prob or 0.0
-    panel.text("Probability of change", 32)
-    panel.text(percent(prob), 32, x=RIGHT, right=True, weight=0.5)
-    panel.y += 52
-    panel.bar(prob, ORANGE if pair.is_changed else BLUE, 22, tick=result.threshold)
-    panel.y += 44
-    panel.paragraph(
-        f"Changed from {percent(result.threshold)}: {result.threshold_meaning}", 22, MUTED, 2
+    panel.call(
+        "Probability of change",
+        pair.change_prob or 0.0,
+        ORANGE if pair.is_changed else BLUE,
+        result.threshold,
+        f"Changed from {percent(result.threshold)}: {result.threshold_meaning}",
     )
-    panel.y += 14
-    panel.rule()
     panel.text("Between the images", 26, MUTED)
-    panel.text(interval(pair), 26, x=RIGHT, right=True)
+    panel.text(interval(pair), 26, right=True)
     panel.y += 42
     panel.text("Area", 26, MUTED)
-    panel.text(_plain(growth(pair)), 26, x=RIGHT, right=True)
+    panel.text(_plain(growth(pair)), 26, right=True)
     panel.y += 46
     panel.paragraph(first_upper(registration(pair)), 22, MUTED, 3)
     if not pair.is_changed:
@@ -318,23 +288,3 @@ def _draw_remarks(panel: Panel, pair: Comparison, bottom: int) -> None:
         for line in lines:
             panel.text(line, 20, MUTED)
             panel.y += 28
-
-
-def _draw_foot(panel: Panel, result: ChangeResult) -> int:
-    """Model and evidence, set from the bottom up; returns where they begin."""
-    model, pen = result.model, panel.y
-    lines = wrapped(drawable(model.evidence), 20, WIDTH, 4)
-    top = _FOOT_Y - 29 * len(lines) - 84
-    panel.y = top + 14
-    panel.rule()
-    panel.y -= 8
-    said = f"Model {model.name} {model.version}, weights {short_digest(model)}"
-    panel.text(fitted(drawable(said), 22, WIDTH), 22, MUTED)
-    panel.y += 36
-    for line in lines:
-        panel.text(line, 20, MUTED)
-        panel.y += 29
-    panel.y = _FOOT_Y
-    panel.text("Not for diagnostic use without review.", 24, AMBER)
-    panel.y = pen
-    return top

@@ -9,22 +9,24 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from models.slide.attention import attention_map, colour_map, overlay, percentile_ranks
 from models.slide.result import SlideAssessment, SlideResult
-from reports.slide.panel import (
+from reports.panel import (
     AMBER,
-    BACKGROUND,
     BLUE,
+    CASING,
+    IMAGES_WIDTH,
     MUTED,
     ORANGE,
-    PANEL,
-    RIGHT,
+    SHARE_HEIGHT,
     TEXT,
     WIDTH,
     Colour,
     Panel,
+    as_large_as,
+    blank_canvas,
+    put_into,
 )
 from reports.slide.slides import Slide
 from reports.slide.wording import (
@@ -37,25 +39,18 @@ from reports.slide.wording import (
     reasons,
 )
 from reports.typography import drawable, fitted, width, wrapped
-from reports.wording import demonstration, percent, short_digest
+from reports.wording import percent
 
-SHEET_SIZE = (1200, 1920)
-"""Height and width of the whole picture, in pixels."""
-PICTURES_WIDTH = 1280
-"""Width of the pictures' part, in pixels."""
 SHOWN_TILES = 8
 """Tiles in the row of top tiles."""
 
 _TISSUE: Colour = (0, 229, 255)
 _HOLE: Colour = (255, 214, 10)
 _INK: Colour = (255, 0, 200)
-_CASING: Colour = (10, 12, 14)
-_BANNER_HEIGHT = 64
 _MARGIN = 16
 _PICTURES_TOP, _PICTURES_BOTTOM = 80, 860
 _LEGEND_Y = 884
 _TILES_TOP, _TILE_SIDE = 960, 144
-_FOOTER_Y = SHEET_SIZE[0] - 66
 _Picture = NDArray[np.uint8]
 
 
@@ -66,28 +61,22 @@ def draw_sheet(slide: Slide, result: SlideResult) -> _Picture:
     -------
         (1200, 1920, 3) RGB, uint8; the same input gives the same bytes on one installation.
     """
-    canvas = np.empty((*SHEET_SIZE, 3), np.uint8)
-    canvas[:] = BACKGROUND
-    canvas[:, PICTURES_WIDTH:] = PANEL
-    banner = demonstration(result.model)
-    if banner:
-        canvas[:_BANNER_HEIGHT, :PICTURES_WIDTH] = AMBER
+    canvas = blank_canvas()
     assessment = slide.assessment
     ranks = None if assessment.attention is None else percentile_ranks(assessment.attention)
     _place_pictures(canvas, assessment, ranks)
     _place_tiles(canvas, assessment)
-    picture = Image.fromarray(canvas)
-    panel = Panel(ImageDraw.Draw(picture))
-    if banner:
-        panel.centred(banner, PICTURES_WIDTH // 2, _BANNER_HEIGHT // 2, 34, BACKGROUND)
+    panel = Panel(canvas)
+    panel.banner(result.model)
     _label_pictures(panel, assessment, ranks)
-    _draw_head(panel, slide)
-    bottom = _draw_foot(panel, result)
+    part = slide.name if slide.total > 1 else ""
+    panel.head(part, headline(assessment), _colour(assessment))
+    bottom = panel.foot(result.model, result.encoder)
     if assessment.is_assessed:
         _draw_call(panel, slide, result, bottom)
     else:
         _draw_reasons(panel, slide, bottom)
-    return np.asarray(picture)
+    return panel.pixels()
 
 
 # --- Pictures ---------------------------------------------------------------------------------
@@ -102,24 +91,19 @@ def _place_pictures(
         return
     has_map = grid is not None and ranks is not None and len(ranks) > 0
     boxes = _boxes(overview, 1 + has_map)
-    _, _, height, wide = boxes[0]  # all of one size
-    scale = min(height / overview.shape[0], wide / overview.shape[1])
-    size = (max(1, round(overview.shape[1] * scale)), max(1, round(overview.shape[0] * scale)))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    plain = np.ascontiguousarray(cv2.resize(overview, size, interpolation=how), np.uint8)
+    plain = as_large_as(overview, boxes[0][2:])  # all of one size
     views = [plain.copy()]
     _draw_tissue(views[0], assessment)
     if grid is not None and ranks is not None and has_map:
-        views.append(overlay(plain, attention_map(grid, ranks, max_side_px=max(size))))
+        views.append(overlay(plain, attention_map(grid, ranks, max_side_px=max(plain.shape[:2]))))
         _draw_squares(views[1], assessment)
-    for view, (top, left, _, _) in zip(views, boxes, strict=True):
-        y, x = top + (height - size[1]) // 2, left + (wide - size[0]) // 2
-        canvas[y : y + size[1], x : x + size[0]] = view
+    for view, box in zip(views, boxes, strict=True):
+        put_into(canvas, view, box[:2], box[2:])
 
 
 def _boxes(overview: _Picture, count: int) -> list[tuple[int, int, int, int]]:
     """(top, left, height, width) for each picture: beside or below each other, the larger way."""
-    height, wide = _PICTURES_BOTTOM - _PICTURES_TOP, PICTURES_WIDTH - 2 * _MARGIN
+    height, wide = _PICTURES_BOTTOM - _PICTURES_TOP, IMAGES_WIDTH - 2 * _MARGIN
     if count == 1:
         return [(_PICTURES_TOP, _MARGIN, height, wide)]
     rows, columns = overview.shape[:2]
@@ -145,7 +129,7 @@ def _draw_tissue(view: _Picture, assessment: SlideAssessment) -> None:
         edges, _ = cv2.findContours(
             (grey > 127).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE
         )
-        for line, thickness in ((_CASING, 5), (colour, 2)):
+        for line, thickness in ((CASING, 5), (colour, 2)):
             cv2.drawContours(view, edges, -1, line, thickness, cv2.LINE_AA)
 
 
@@ -159,7 +143,7 @@ def _draw_squares(view: _Picture, assessment: SlideAssessment) -> None:
         corner = grid.coordinates[tile.number]
         low = np.floor(corner * scale).astype(int)
         high = np.maximum(np.ceil((corner + grid.side) * scale).astype(int), low + 6)
-        for line, thickness in ((_CASING, 4), ((255, 255, 255), 2)):
+        for line, thickness in ((CASING, 4), ((255, 255, 255), 2)):
             cv2.rectangle(view, low.tolist(), high.tolist(), line, thickness)
 
 
@@ -179,7 +163,7 @@ def _label_pictures(
 ) -> None:
     """Legends below the pictures, ranks below the tiles."""
     if assessment.overview is None:
-        panel.centred("The slide could not be read", PICTURES_WIDTH // 2, 470, 48, TEXT)
+        panel.centred("The slide could not be read", IMAGES_WIDTH // 2, 470, 48, TEXT)
         return
     x = _MARGIN
     for colour, name in ((_TISSUE, "tissue"), (_HOLE, "hole"), (_INK, "ink")):
@@ -200,7 +184,7 @@ def _label_pictures(
 
 def _draw_scale(panel: Panel) -> None:
     """The colours of the map, low rank to high, and the frame of a top tile."""
-    right = PICTURES_WIDTH - _MARGIN
+    right = IMAGES_WIDTH - _MARGIN
     label = "high"
     panel.at(label, right - width(label, 22), _LEGEND_Y - 4, 22, MUTED)
     end = right - width(label, 22) - 10
@@ -220,24 +204,11 @@ def _draw_scale(panel: Panel) -> None:
 
 def _shout(panel: Panel, assessment: SlideAssessment) -> None:
     """What a slide without attention shows, in letters that nobody overlooks."""
-    panel.centred(headline(assessment), PICTURES_WIDTH // 2, 1010, 84, AMBER)
-    panel.centred("No result for this slide", PICTURES_WIDTH // 2, 1100, 36, TEXT)
+    panel.centred(headline(assessment), IMAGES_WIDTH // 2, 1010, 84, AMBER)
+    panel.centred("No result for this slide", IMAGES_WIDTH // 2, 1100, 36, TEXT)
 
 
 # --- Text ---------------------------------------------------------------------------------------
-
-
-def _draw_head(panel: Panel, slide: Slide) -> None:
-    panel.text("AI RESULT", 28, AMBER, weight=0.5)
-    panel.text("RESEARCH USE ONLY", 28, AMBER, x=RIGHT, right=True, weight=0.5)
-    panel.y += 48
-    if slide.total > 1:
-        panel.text(slide.name, 26, MUTED)
-        panel.y += 40
-    words = headline(slide.assessment)
-    size = 60 if width(words, 60) <= WIDTH else 40
-    panel.text(fitted(words, size, WIDTH), size, _colour(slide.assessment), weight=1)
-    panel.y += 88
 
 
 def _colour(assessment: SlideAssessment) -> Colour:
@@ -249,16 +220,13 @@ def _colour(assessment: SlideAssessment) -> Colour:
 def _draw_call(panel: Panel, slide: Slide, result: SlideResult, bottom: int) -> None:
     """Positive probability against the threshold, the classes, the extent, the remarks."""
     assessment = slide.assessment
-    share = percent(assessment.positive_prob or 0.0)
-    panel.text(fitted(drawable(positive_name(result)), 32, WIDTH - width(share, 32) - 24), 32)
-    panel.text(share, 32, x=RIGHT, right=True, weight=0.5)
-    panel.y += 52
-    panel.bar(assessment.positive_prob or 0.0, _colour(assessment), 22, tick=result.threshold)
-    panel.y += 44
-    meaning = f"Positive from {percent(result.threshold)}: {result.threshold_meaning}"
-    panel.paragraph(meaning, 22, MUTED, 2)
-    panel.y += 14
-    panel.rule()
+    panel.call(
+        positive_name(result),
+        assessment.positive_prob or 0.0,
+        _colour(assessment),
+        result.threshold,
+        f"Positive from {percent(result.threshold)}: {result.threshold_meaning}",
+    )
     facts = _facts(assessment)
     remarks = wrapped(
         drawable(" ".join(capitalised(text) for text in assessment.warnings)), 22, WIDTH, 5
@@ -276,16 +244,11 @@ def _draw_classes(
 ) -> None:
     """As many classes as there is room for, the rest in one line."""
     lines = ranked(assessment)
-    room = max(1, (bottom - panel.y - 40) // 60)
+    room = max(1, (bottom - panel.y - 40) // SHARE_HEIGHT)
     shown = lines if len(lines) <= room else lines[: max(1, room - 1)]
     for line in shown:
-        share = percent(line.probability)
-        name = drawable(full_name(result, line.label))
-        panel.text(fitted(name, 26, WIDTH - width(share, 26) - 24), 26)
-        panel.text(share, 26, x=RIGHT, right=True)
-        panel.y += 37
-        panel.bar(line.probability, ORANGE if line.label in result.positive_labels else BLUE, 10)
-        panel.y += 23
+        colour = ORANGE if line.label in result.positive_labels else BLUE
+        panel.share(full_name(result, line.label), line.probability, colour)
     rest = lines[len(shown) :]
     if rest:
         together = percent(sum(line.probability for line in rest))
@@ -298,7 +261,7 @@ def _draw_facts(panel: Panel, facts: list[tuple[str, str]]) -> None:
     panel.rule()
     for name, value in facts:
         panel.text(name, 24, MUTED)
-        panel.text(fitted(value, 24, WIDTH - 120), 24, x=RIGHT, right=True)
+        panel.text(fitted(value, 24, WIDTH - 120), 24, right=True)
         panel.y += 38
 
 
@@ -336,24 +299,3 @@ def _draw_reasons(panel: Panel, slide: Slide, bottom: int) -> None:
         panel.paragraph(capitalised(text), 22, AMBER, 2)
     panel.y += 14
     _draw_facts(panel, facts)
-
-
-def _draw_foot(panel: Panel, result: SlideResult) -> int:
-    """Model and evidence, set from the bottom up; returns where they begin."""
-    model, encoder, pen = result.model, result.encoder, panel.y
-    lines = wrapped(drawable(model.evidence), 20, WIDTH, 4)
-    top = _FOOTER_Y - 29 * len(lines) - 116
-    panel.y = top + 14
-    panel.rule()
-    panel.y -= 8
-    for named, word in ((model, "Model"), (encoder, "Encoder")):
-        name = f"{word} {named.name} {named.version}, weights {short_digest(named)}"
-        panel.text(fitted(drawable(name), 20, WIDTH), 20, MUTED)
-        panel.y += 32
-    for line in lines:
-        panel.text(line, 20, MUTED)
-        panel.y += 29
-    panel.y = _FOOTER_Y
-    panel.text("Not for diagnostic use without review.", 24, AMBER)
-    panel.y = pen
-    return top

@@ -15,8 +15,9 @@ from pydicom import Dataset
 from models.slide.attention import percentile_ranks
 from models.slide.tiles import SlideGeometry
 from reports.encode import ReportObject, encode
+from reports.panel import PICTURE_SIZE
 from reports.slide.attention_map import LEVELS, rank_matrix
-from reports.slide.sheet import SHEET_SIZE, draw_sheet
+from reports.slide.sheet import draw_sheet
 from reports.slide.slides import read_slides
 from reports.slide.tiled import cut_tiles
 from reports.slide.tissue_mask import tissue_matrix
@@ -247,7 +248,7 @@ def test_sheet_keeps_its_corner_free_and_says_what_it_is(kind: str) -> None:
     result = builders.result(made, model=builders.DEMONSTRATION)
     (slide,) = read_slides(result, builders.context(*builders.headers()))
     picture = draw_sheet(slide, result)
-    assert picture.shape == (*SHEET_SIZE, 3)
+    assert picture.shape == (*PICTURE_SIZE, 3)
     corner = picture[:64, :60]
     assert (corner == corner[0, 0]).all()
     assert (corner[0, 0] == (250, 196, 80)).all()  # the banner of a demonstration model
