@@ -27,12 +27,13 @@ from reports.provenance import (
     MODEL_NAME,
     file_meta,
     observed_at,
+    result_uids,
     series_description,
     series_number,
     stamp,
 )
 from reports.source import Source, is_complete_code, written_again
-from reports.uids import device_uid, result_uid
+from reports.uids import device_uid
 
 _SERIES_NUMBER_KIND = 0
 _DERMOSCOPIC_PHOTOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.7"  # not among pydicom's constants
@@ -93,10 +94,8 @@ def measurement_document(
     """
     ds = Dataset()
     ds.SOPClassUID = Comprehensive3DSRStorage
-    study = sources[0].study_instance_uid
-    for keyword, part in (("SOPInstanceUID", role), ("SeriesInstanceUID", f"{role}/series")):
-        uid = result_uid(study, context.generation, context.analysis, model.digest, part)
-        setattr(ds, keyword, uid)
+    uid = result_uids(sources[0], model, context)
+    ds.SOPInstanceUID, ds.SeriesInstanceUID = uid(role), uid(f"{role}/series")
     ds.Modality = "SR"
     ds.SeriesNumber = series_number(_SERIES_NUMBER_KIND, number)
     ds.SeriesDescription = series_description(content, context)
@@ -134,6 +133,23 @@ def measurement_document(
     ds.file_meta = file_meta(ds)
     mark_encoded(ds)
     return ds
+
+
+def processing_summary(assessed: int, total: int, *, has_findings: bool) -> Concept:
+    """CAD Processing and Findings Summary (CID 6047) of ``total`` parts, ``assessed`` of them."""
+    if assessed == 0:
+        return coding.NONE_SUCCEEDED
+    if assessed == total:
+        return (
+            coding.ALL_SUCCEEDED_WITH_FINDINGS
+            if has_findings
+            else coding.ALL_SUCCEEDED_WITHOUT_FINDINGS
+        )
+    return (
+        coding.NOT_ALL_SUCCEEDED_WITH_FINDINGS
+        if has_findings
+        else coding.NOT_ALL_SUCCEEDED_WITHOUT_FINDINGS
+    )
 
 
 def evidence(sources: Iterable[Source]) -> list[Dataset]:

@@ -10,9 +10,15 @@ from reports import coding
 from reports.coding import Concept, shorten
 from reports.context import ReportContext
 from reports.errors import ResultError
-from reports.provenance import file_meta, observed_at, series_description, series_number, stamp
+from reports.provenance import (
+    file_meta,
+    observed_at,
+    result_uids,
+    series_description,
+    series_number,
+    stamp,
+)
 from reports.source import Source
-from reports.uids import result_uid
 
 _SERIES_NUMBER_KIND = 7
 _ST_LENGTH = 1024  # PS3.5 6.2
@@ -61,12 +67,7 @@ def encapsulated_pdf(
     """
     if not pdf.startswith(b"%PDF-"):
         raise ResultError("the document is no PDF")
-
-    def uid(part: str) -> str:
-        return result_uid(
-            source.study_instance_uid, context.generation, context.analysis, model.digest, part
-        )
-
+    uid = result_uids(source, model, context)
     ds = Dataset()
     ds.SOPClassUID = EncapsulatedPDFStorage
     ds.SOPInstanceUID = uid(role)

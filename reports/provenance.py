@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Callable
 from copy import deepcopy
 
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from models.results import ModelIdentity
 from reports import coding
 from reports.attributes import copied
 from reports.coding import shorten
 from reports.context import ReportContext
 from reports.source import PATIENT_AND_STUDY, Source
+from reports.uids import result_uid
 
 MANUFACTURER = "Lentigo"
 MODEL_NAME = "Lentigo"
@@ -32,6 +35,19 @@ _EQUIPMENT = (
 )
 _LO_LENGTH = 64  # PS3.5 6.2
 _DISCLAIMERS = (": not for diagnostic use without review", ": not for diagnostic use", "")
+
+
+def result_uids(
+    source: Source, model: ModelIdentity, context: ReportContext
+) -> Callable[[str], str]:
+    """The UIDs of a result's objects, series and dimensions, by their role."""
+
+    def uid(role: str) -> str:
+        return result_uid(
+            source.study_instance_uid, context.generation, context.analysis, model.digest, role
+        )
+
+    return uid
 
 
 def series_description(content: str, context: ReportContext) -> str:

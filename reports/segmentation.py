@@ -24,13 +24,13 @@ from reports.provenance import (
     MANUFACTURER,
     MODEL_NAME,
     file_meta,
+    result_uids,
     series_description,
     series_number,
     stamp,
 )
 from reports.source import Source
 from reports.tracking import Tracking
-from reports.uids import result_uid
 
 LESION_COLOUR_RGB = (0, 229, 255)  # cyan: no skin, lesion, ink or glove has it
 _LESION_COLOUR_CIELAB = (54773, 23527, 26336)  # the same, CIELab scaled as in PS3.3 C.10.7.1.1
@@ -106,21 +106,15 @@ def lesion_segmentation(
     header = source.header
     if mask.shape != (header.get("Rows"), header.get("Columns")):
         raise SourceError(f"a mask of shape {mask.shape} does not fit Rows and Columns")
-
-    def uid(part: str) -> str:
-        role = f"seg-{index}{part}"
-        return result_uid(
-            source.study_instance_uid, context.generation, context.analysis, model.digest, role
-        )
-
+    uid, role = result_uids(source, model, context), f"seg-{index}"
     ds = HighdicomSegmentation(
         source_images=[_source_image(source)],
         pixel_array=mask[None].view(np.uint8),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[_segment(source, tracking, model)],
-        series_instance_uid=uid("/series"),
+        series_instance_uid=uid(f"{role}/series"),
         series_number=series_number(_SERIES_NUMBER_KIND, index),
-        sop_instance_uid=uid(""),
+        sop_instance_uid=uid(role),
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MODEL_NAME,
@@ -135,7 +129,7 @@ def lesion_segmentation(
     ds.PatientOrientation = ""
     _add_geometry(ds, source)
     _fix_references(ds, source)
-    _fix_dimension_uid(ds, uid("/dimension"))
+    _fix_dimension_uid(ds, uid(f"{role}/dimension"))
     ds.file_meta = file_meta(ds)
     return ds
 

@@ -17,13 +17,13 @@ from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 from models.change.result import ChangeResult, Comparison, LesionChange
 from reports import coding
 from reports.change import codes
-from reports.change.flicker import flicker, frame_mask, source_item
+from reports.change.flicker import flicker, frame_mask
 from reports.change.picture import ChangePicture, draw_change
 from reports.change.wording import comments, days, details
 from reports.coding import Concept
 from reports.content_items import Relationship, text
 from reports.context import ReportContext, ReportObject, SourceImage
-from reports.document import image_item
+from reports.document import image_item, processing_summary
 from reports.errors import ResultError
 from reports.measurement_report import (
     Evaluation,
@@ -33,7 +33,7 @@ from reports.measurement_report import (
 )
 from reports.outline import graphic_data, image_rectangle
 from reports.provenance import series_description
-from reports.secondary_capture import secondary_capture
+from reports.secondary_capture import secondary_capture, source_item
 from reports.segmentation import lesion_segmentation
 from reports.source import Source, select_sources, sources_of_any_study
 from reports.tracking import Tracking, assign_tracking
@@ -162,17 +162,7 @@ def _summary(lesions: list[_Lesion]) -> Concept:
         lesion.is_assessed and lesion.change.comparison and lesion.change.comparison.is_changed
         for lesion in lesions
     )
-    if assessed == 0:
-        return coding.NONE_SUCCEEDED
-    if assessed == len(lesions):
-        return (
-            coding.ALL_SUCCEEDED_WITH_FINDINGS if found else coding.ALL_SUCCEEDED_WITHOUT_FINDINGS
-        )
-    return (
-        coding.NOT_ALL_SUCCEEDED_WITH_FINDINGS
-        if found
-        else coding.NOT_ALL_SUCCEEDED_WITHOUT_FINDINGS
-    )
+    return processing_summary(assessed, len(lesions), has_findings=found)
 
 
 def _group(lesion: _Lesion, result: ChangeResult) -> MeasurementGroup:

@@ -15,22 +15,25 @@ from pydicom.uid import MultiFrameTrueColorSecondaryCaptureImageStorage
 
 from models.change.result import Frames
 from models.results import ModelIdentity
-from reports import coding
 from reports.context import ReportContext
-from reports.provenance import file_meta, series_description, series_number, stamp
+from reports.panel import AMBER, PANEL
+from reports.secondary_capture import CaptureKind, capture
 from reports.source import Source
 from reports.typography import drawable, fitted, font
-from reports.uids import result_uid
 
 FRAME_TIME_MS = 800
 """Slow enough to see each picture, fast enough to see what jumps."""
 STRIP_PX = 40
 MIN_WIDTH_PX = 640
 """Smaller images are enlarged: their strip holds no caption."""
-_SERIES_NUMBER_KIND = 4
 _FRAME_TIME_TAG = 0x00181063
-_STRIP = (22, 27, 34)
-_INK = (250, 196, 80)
+_FLICKER = CaptureKind(
+    sop_class_uid=MultiFrameTrueColorSecondaryCaptureImageStorage,
+    role="flicker",
+    series_number_kind=4,
+    content="flicker, earlier and now",
+    derivation="Frame 1: earlier image, resized. Frame 2: this image, moved onto the earlier one",
+)
 
 
 def flicker(
@@ -59,75 +62,18 @@ def flicker(
     ----------
     PS3.3 A.8.5 (IOD), C.7.6.5 (Cine), C.7.6.6 (Multi-frame), C.8.6.3 (SC Multi-frame), 2024c.
     """
-    current, _ = sources
-
-    def uid(role: str) -> str:
-        return result_uid(
-            current.study_instance_uid, context.generation, context.analysis, model.digest, role
-        )
-
-    ds = Dataset()
-    ds.SOPClassUID = MultiFrameTrueColorSecondaryCaptureImageStorage
-    ds.SOPInstanceUID = uid(f"flicker-{index}")
-    ds.SeriesInstanceUID = uid("flicker/series")
-    ds.SeriesNumber = series_number(_SERIES_NUMBER_KIND, 1)
-    ds.SeriesDescription = series_description("flicker, earlier and now", context)
-    ds.InstanceNumber = index
-    ds.Modality = "OT"
-    ds.ConversionType = "WSD"
-    ds.ImageType = ["DERIVED", "SECONDARY"]
-    ds.BurnedInAnnotation = "YES"
-    ds.PatientOrientation = ""
-    ds.Laterality = current.laterality or ""
-    ds.DerivationDescription = (
-        "Frame 1: earlier image, resized. Frame 2: this image, moved onto the earlier one"
-    )
-    ds.SourceImageSequence = [source_item(source) for source in sources]
-    is_lossy = any(s.header.get("LossyImageCompression") == "01" for s in sources)
-    ds.LossyImageCompression = "01" if is_lossy else "00"
-    if is_lossy:
-        _add_history(ds, sources)
-    stamp(ds, list(sources), context)
     pictures = np.stack(
         [
             with_strip(enlarged(image), caption)
             for image, caption in zip((frames.before, frames.after), captions, strict=True)
         ]
     )
+    ds = capture(pictures, _FLICKER, sources=sources, index=index, model=model, context=context)
     ds.NumberOfFrames = len(pictures)
     ds.FrameIncrementPointer = _FRAME_TIME_TAG
     ds.FrameTime = FRAME_TIME_MS
-    ds.SamplesPerPixel = 3
-    ds.PhotometricInterpretation = "RGB"
-    ds.PlanarConfiguration = 0
-    ds.Rows, ds.Columns = int(pictures.shape[1]), int(pictures.shape[2])
-    ds.BitsAllocated = ds.BitsStored = 8
-    ds.HighBit = 7
-    ds.PixelRepresentation = 0
-    data = pictures.tobytes()
-    ds.PixelData = data + b"\0" * (len(data) % 2)  # even length, PS3.5 7.1.1
     ds["PixelData"].VR = "OB"
-    ds.file_meta = file_meta(ds)
     return ds
-
-
-def source_item(source: Source) -> Dataset:
-    """Item of Source Image Sequence (PS3.3 C.7.6.1)."""
-    item = Dataset()
-    item.ReferencedSOPClassUID = source.sop_class_uid
-    item.ReferencedSOPInstanceUID = source.sop_instance_uid
-    if source.frame_number is not None:
-        item.ReferencedFrameNumber = source.frame_number
-    item.PurposeOfReferenceCodeSequence = [coding.SOURCE_IMAGE.as_item()]
-    return item
-
-
-def _add_history(ds: Dataset, sources: tuple[Source, ...]) -> None:
-    """What was lost in a source stays lost (PS3.3 C.7.6.1.1.5)."""
-    lossy = next(s for s in sources if s.header.get("LossyImageCompression") == "01")
-    for keyword in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-        if keyword in lossy.header:
-            setattr(ds, keyword, lossy.header[keyword].value)
 
 
 def enlarged(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -146,11 +92,11 @@ def with_strip(image: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     canvas = np.empty((height + STRIP_PX, width, 3), np.uint8)
     canvas[:height] = image
-    canvas[height:] = _STRIP
+    canvas[height:] = PANEL
     picture = Image.fromarray(canvas)
     text = fitted(drawable(caption), 22, width - 16)
     place = (width // 2, height + STRIP_PX // 2)  # viewers write over the corners
-    ImageDraw.Draw(picture).text(place, text, _INK, font(22), anchor="mm")
+    ImageDraw.Draw(picture).text(place, text, AMBER, font(22), anchor="mm")
     return np.asarray(picture)
 
 

@@ -23,7 +23,12 @@ from reports.content_items import (
     uid_reference,
 )
 from reports.context import ReportContext, ReportObject
-from reports.document import algorithm, image_item, measurement_document
+from reports.document import (
+    algorithm,
+    image_item,
+    measurement_document,
+    processing_summary,
+)
 from reports.encapsulated_pdf import encapsulated_pdf
 from reports.errors import ResultError
 from reports.outline import margin_mark
@@ -52,11 +57,11 @@ def encode_prognosis(result: PrognosisResult, context: ReportContext) -> list[Re
     """
     _check(result)
     (source,) = select_sources(context, [result.sop_instance_uid])
-    is_image = source.is_image
+    is_image, is_assessed = source.is_image, result.prognosis is not None
     report = measurement_document(
         [_group(result, source, has_region=is_image)],
         sources=[source],
-        summary=_summary(result),
+        summary=processing_summary(is_assessed, 1, has_findings=is_assessed),
         model=result.model,
         context=context,
         content="prognosis",
@@ -112,12 +117,6 @@ def _as_page(picture: Dataset, context: ReportContext, *, is_image: bool) -> Dat
     if not is_image:
         del picture.SourceImageSequence
     return picture
-
-
-def _summary(result: PrognosisResult) -> coding.Concept:
-    if result.prognosis is None:
-        return coding.NONE_SUCCEEDED
-    return coding.ALL_SUCCEEDED_WITH_FINDINGS
 
 
 def _group(result: PrognosisResult, source: Source, *, has_region: bool) -> Dataset:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pydicom import Dataset
 
 from models.slide.result import SlideResult
-from reports import coding
 from reports.coding import Concept
 from reports.context import ReportContext, ReportObject
-from reports.document import measurement_document
+from reports.document import measurement_document, processing_summary
 from reports.provenance import series_description
 from reports.secondary_capture import secondary_capture
 from reports.slide.attention_map import attention_parametric_map, rank_matrix
@@ -129,8 +128,5 @@ def _picture(slide: Slide, result: SlideResult, context: ReportContext) -> Datas
 
 def _summary(slide: Slide) -> Concept:
     """CAD Processing and Findings Summary (CID 6047); a finding is a positive slide."""
-    if not slide.assessment.is_assessed:
-        return coding.NONE_SUCCEEDED
-    if slide.assessment.is_positive:
-        return coding.ALL_SUCCEEDED_WITH_FINDINGS
-    return coding.ALL_SUCCEEDED_WITHOUT_FINDINGS
+    has_findings = bool(slide.assessment.is_positive)
+    return processing_summary(slide.assessment.is_assessed, 1, has_findings=has_findings)
