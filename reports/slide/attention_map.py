@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.uid import ParametricMapStorage
 
-from models.results import ModelIdentity
 from models.slide.attention import percentile_ranks
 from models.slide.tiles import SlideGeometry, TileGrid
-from reports.context import ReportContext
-from reports.provenance import file_meta, series_description, series_number, stamp
 from reports.slide import codes
-from reports.slide.geometry import SlidePlane
-from reports.slide.source import SlideSource
-from reports.slide.tiled import add_frames, add_slide, cut_tiles
-from reports.uids import result_uid
+from reports.slide.tiled import Origin, TiledKind, tiled_image
 
 LEVELS = 10_000
 """Stored value of rank 1; 0 is where there is no tile."""
-FRAME_PX = 256
-"""Longest side of a frame."""
-_SERIES_NUMBER_KIND = 3
 _IMAGE_TYPE = ["DERIVED", "PRIMARY", "VOLUME", "QUANTITY"]
+_KIND = TiledKind(
+    sop_class_uid=ParametricMapStorage,
+    role="map",
+    series_number_kind=3,
+    content="attention ranks",
+    label="ATTENTION_RANK",
+    description="Rank of each tile's attention within this slide",
+    frame_px=256,
+)
 
 
 def rank_matrix(
@@ -63,16 +63,7 @@ def rank_matrix(
     return matrix, step
 
 
-def attention_parametric_map(
-    matrix: NDArray[np.uint16],
-    step_px: float,
-    *,
-    source: SlideSource,
-    plane: SlidePlane,
-    index: int,
-    model: ModelIdentity,
-    context: ReportContext,
-) -> Dataset:
+def attention_parametric_map(matrix: NDArray[np.uint16], step_px: float, origin: Origin) -> Dataset:
     """One slide's map.
 
     Parameters
@@ -81,62 +72,27 @@ def attention_parametric_map(
         (rows, columns) as ``rank_matrix`` gives it.
     step_px
         Side of its pixel in pixels of the source.
-    source
-        The finest instance that the model read.
-    plane
-        That instance on the glass.
-    index
-        Number of the slide in the result, 1-based.
-    model
-        The model whose attention it is.
-    context
-        Time, installation and generation.
+    origin
+        The slide, the model whose attention it is, and the context.
 
     References
     ----------
     PS3.3 A.75 (IOD), C.8.32 (modules), CID 7180 Saliency (2024c).
     """
-
-    def uid(part: str) -> str:
-        role = f"map-{index}{part}"
-        return result_uid(
-            source.study_instance_uid, context.generation, context.analysis, model.digest, role
-        )
-
-    rows, columns = matrix.shape
-    map_plane = plane.coarser((step_px, step_px), (columns, rows))
-    tiles = cut_tiles(matrix, FRAME_PX)
-    ds = Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID = ParametricMapStorage, uid("")
-    ds.SeriesInstanceUID = uid("/series")
-    ds.SeriesNumber = series_number(_SERIES_NUMBER_KIND, index)
-    ds.SeriesDescription = series_description(f"attention ranks {index}", context)
-    ds.InstanceNumber = 1
+    ds, pixels = tiled_image(_KIND, matrix, step_px, _shared(), origin)
     ds.Modality = "OT"
     ds.ImageType = _IMAGE_TYPE
     ds.PixelPresentation = "MONOCHROME"
     ds.ContentQualification = "RESEARCH"
-    ds.ContentLabel = "ATTENTION_RANK"
-    ds.ContentDescription = "Rank of each tile's attention within this slide"
-    ds.ContentCreatorName = ""
     ds.BurnedInAnnotation = ds.RecognizableVisualFeatures = "NO"
-    ds.LossyImageCompression = "00"
     ds.PresentationLUTShape = "IDENTITY"
     ds.AcquisitionContextSequence = []
-    stamp(ds, [source], context)
-    add_slide(ds, source, map_plane)
     if "SpecimenDescriptionSequence" not in ds:
         ds.Laterality = ""  # 2C: demanded of whatever is no specimen (PS3.3 C.7.3.1)
-    ds.SharedFunctionalGroupsSequence = [_shared()]
-    add_frames(ds, tiles, map_plane, dimension_uid=uid("/dimension"), first=())
-    ds.SamplesPerPixel = 1
-    ds.PhotometricInterpretation = "MONOCHROME2"
     ds.BitsAllocated = ds.BitsStored = 16
     ds.HighBit = 15
-    ds.PixelRepresentation = 0
-    ds.PixelData = np.stack([tile.pixels for tile in tiles]).astype("<u2").tobytes()
+    ds.PixelData = pixels.astype("<u2").tobytes()
     ds["PixelData"].VR = "OW"
-    ds.file_meta = file_meta(ds)
     return ds
 
 

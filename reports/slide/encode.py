@@ -11,9 +11,11 @@ from reports.document import measurement_document, processing_summary
 from reports.provenance import series_description
 from reports.secondary_capture import secondary_capture
 from reports.slide.attention_map import attention_parametric_map, rank_matrix
+from reports.slide.geometry import SlidePlane
 from reports.slide.report import slide_groups, subject
 from reports.slide.sheet import draw_sheet
 from reports.slide.slides import Slide, read_slides
+from reports.slide.tiled import Origin
 from reports.slide.tissue_mask import tissue_matrix, tissue_segmentation
 
 
@@ -83,16 +85,8 @@ def slide_mask(slide: Slide, result: SlideResult, context: ReportContext) -> Dat
     if tissue is None or plane is None or not tissue.mask.any():
         return None
     matrix, factor = tissue_matrix(tissue, plane.size)
-    return tissue_segmentation(
-        matrix,
-        factor,
-        source=slide.source,
-        plane=plane,
-        tracking=slide.tracking("tissue", f"{slide.name}, tissue"),
-        index=slide.number,
-        model=result.model,
-        context=context,
-    )
+    tracking = slide.tracking("tissue", f"{slide.name}, tissue")
+    return tissue_segmentation(matrix, factor, tracking, _origin(slide, plane, result, context))
 
 
 def slide_map(slide: Slide, result: SlideResult, context: ReportContext) -> Dataset | None:
@@ -102,14 +96,13 @@ def slide_map(slide: Slide, result: SlideResult, context: ReportContext) -> Data
     if plane is None or grid is None or geometry is None or attention is None or not len(grid):
         return None
     matrix, step = rank_matrix(grid, geometry, attention)
-    return attention_parametric_map(
-        matrix,
-        step * plane.size[0] / grid.slide_size[0],
-        source=slide.source,
-        plane=plane,
-        index=slide.number,
-        model=result.model,
-        context=context,
+    step_px = step * plane.size[0] / grid.slide_size[0]
+    return attention_parametric_map(matrix, step_px, _origin(slide, plane, result, context))
+
+
+def _origin(slide: Slide, plane: SlidePlane, result: SlideResult, context: ReportContext) -> Origin:
+    return Origin(
+        source=slide.source, plane=plane, index=slide.number, model=result.model, context=context
     )
 
 

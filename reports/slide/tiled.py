@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from reports import coding
+from models.results import ModelIdentity
+from reports.context import ReportContext
+from reports.provenance import file_meta, result_uids, series_description, series_number, stamp
+from reports.secondary_capture import source_item
 from reports.slide.geometry import SlidePlane, decimal
 from reports.slide.source import SlideSource
 
@@ -34,6 +37,87 @@ class Tile:
     """Column of the grid of frames, 0-based."""
     pixels: NDArray[np.generic]
     """(rows, columns) of a frame; zero beyond the matrix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TiledKind:
+    """What the images of one kind have in common."""
+
+    sop_class_uid: str
+    role: str
+    """Role without the slide's number, e.g. ``seg``."""
+    series_number_kind: int
+    content: str
+    """What the series holds, for its description."""
+    label: str
+    """Content Label."""
+    description: str
+    """Content Description."""
+    frame_px: int
+    """Longest side of a frame."""
+    dimensions: tuple[str, ...] = ()
+    """Dimensions before row and column, all of index 1: ``("segment",)`` for a Segmentation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What an image of a slide is made from."""
+
+    source: SlideSource
+    """The finest instance that the model read."""
+    plane: SlidePlane
+    """That instance on the glass."""
+    index: int
+    """Number of the slide in the result, 1-based."""
+    model: ModelIdentity
+    context: ReportContext
+
+
+def tiled_image(
+    kind: TiledKind, matrix: NDArray[np.generic], step_px: float, shared: Dataset, origin: Origin
+) -> tuple[Dataset, NDArray[np.generic]]:
+    """An image without its pixels, and the pixels.
+
+    Parameters
+    ----------
+    kind
+        SOP Class, series and frames.
+    matrix
+        (rows, columns) of the whole.
+    step_px
+        Side of its pixel in pixels of the source.
+    shared
+        Item of Shared Functional Groups Sequence; gets Pixel Measures.
+    origin
+        Slide, model and context.
+
+    Returns
+    -------
+    tuple
+        The object with its File Meta Information, and (frames, rows, columns).
+    """
+    source, context = origin.source, origin.context
+    uid, role = result_uids(source, origin.model, context), f"{kind.role}-{origin.index}"
+    plane = origin.plane.coarser((step_px, step_px), (matrix.shape[1], matrix.shape[0]))
+    tiles = cut_tiles(matrix, kind.frame_px)
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID = kind.sop_class_uid, uid(role)
+    ds.SeriesInstanceUID = uid(f"{role}/series")
+    ds.SeriesNumber = series_number(kind.series_number_kind, origin.index)
+    ds.SeriesDescription = series_description(f"{kind.content} {origin.index}", context)
+    ds.InstanceNumber = 1
+    ds.ContentLabel, ds.ContentDescription = kind.label, kind.description
+    ds.ContentCreatorName = ""
+    ds.LossyImageCompression = "00"
+    ds.SamplesPerPixel = 1
+    ds.PhotometricInterpretation = "MONOCHROME2"
+    ds.PixelRepresentation = 0
+    stamp(ds, [source], context)
+    _add_slide(ds, source, plane)
+    ds.SharedFunctionalGroupsSequence = [shared]
+    _add_frames(ds, tiles, plane, dimension_uid=uid(f"{role}/dimension"), first=kind.dimensions)
+    ds.file_meta = file_meta(ds)
+    return ds, np.stack([tile.pixels for tile in tiles])
 
 
 def cut_tiles(matrix: NDArray[np.generic], largest: int) -> list[Tile]:
@@ -58,7 +142,7 @@ def cut_tiles(matrix: NDArray[np.generic], largest: int) -> list[Tile]:
     return [tile for tile in tiles if tile.pixels.any()] or tiles[:1]
 
 
-def add_slide(ds: Dataset, source: SlideSource, plane: SlidePlane) -> None:
+def _add_slide(ds: Dataset, source: SlideSource, plane: SlidePlane) -> None:
     """Write frame of reference, specimen and the total pixel matrix.
 
     Notes
@@ -81,11 +165,7 @@ def add_slide(ds: Dataset, source: SlideSource, plane: SlidePlane) -> None:
         ds.ContainerTypeCodeSequence = []
         if source.specimens:
             ds.SpecimenDescriptionSequence = list(source.specimens)
-    reference = Dataset()
-    reference.ReferencedSOPClassUID = source.sop_class_uid
-    reference.ReferencedSOPInstanceUID = source.sop_instance_uid
-    reference.PurposeOfReferenceCodeSequence = [coding.SOURCE_IMAGE.as_item()]
-    ds.SourceImageSequence = [reference]
+    ds.SourceImageSequence = [source_item(source)]
     ds.ImageOrientationSlide = [decimal(value) for value in plane.orientation]
     ds.TotalPixelMatrixColumns, ds.TotalPixelMatrixRows = plane.size
     ds.TotalPixelMatrixFocalPlanes = 1
@@ -95,7 +175,7 @@ def add_slide(ds: Dataset, source: SlideSource, plane: SlidePlane) -> None:
     ds.TotalPixelMatrixOriginSequence = [origin]
 
 
-def add_frames(
+def _add_frames(
     ds: Dataset, tiles: list[Tile], plane: SlidePlane, *, dimension_uid: str, first: tuple[str, ...]
 ) -> None:
     """Write frames, their positions and the dimensions, all but the pixels.

@@ -11,25 +11,23 @@ from models.results import ModelIdentity
 from models.slide.tissue import Tissue
 from reports import coding
 from reports.coding import shorten
-from reports.context import ReportContext
-from reports.provenance import (
-    MANUFACTURER,
-    file_meta,
-    series_description,
-    series_number,
-    stamp,
-)
+from reports.provenance import MANUFACTURER
 from reports.slide import codes
-from reports.slide.geometry import SlidePlane, decimal
-from reports.slide.source import SlideSource
-from reports.slide.tiled import add_frames, add_slide, cut_tiles
+from reports.slide.geometry import decimal
+from reports.slide.tiled import Origin, TiledKind, tiled_image
 from reports.tracking import Tracking
-from reports.uids import result_uid
 
-FRAME_PX = 512
-"""Longest side of a frame."""
-_SERIES_NUMBER_KIND = 1
 _COLOUR_CIELAB = (54773, 23527, 26336)  # cyan, which no common stain has (PS3.3 C.10.7.1.1)
+_KIND = TiledKind(
+    sop_class_uid=SegmentationStorage,
+    role="seg",
+    series_number_kind=1,
+    content="tissue",
+    label="TISSUE",
+    description="Tissue that was assessed",
+    frame_px=512,
+    dimensions=("segment",),
+)
 
 
 def tissue_matrix(tissue: Tissue, size: tuple[int, int]) -> tuple[NDArray[np.bool_], int]:
@@ -65,15 +63,7 @@ def tissue_matrix(tissue: Tissue, size: tuple[int, int]) -> tuple[NDArray[np.boo
 
 
 def tissue_segmentation(
-    matrix: NDArray[np.bool_],
-    factor: int,
-    *,
-    source: SlideSource,
-    plane: SlidePlane,
-    tracking: Tracking,
-    index: int,
-    model: ModelIdentity,
-    context: ReportContext,
+    matrix: NDArray[np.bool_], factor: int, tracking: Tracking, origin: Origin
 ) -> Dataset:
     """One slide's tissue as a Segmentation with one segment, holes left out.
 
@@ -83,68 +73,33 @@ def tissue_segmentation(
         (rows, columns) as ``tissue_matrix`` gives it.
     factor
         Side of its pixel in pixels of the source.
-    source
-        The finest instance that the model read.
-    plane
-        That instance on the glass.
     tracking
         The tissue's identity, as in the measurement report.
-    index
-        Number of the slide in the result, 1-based.
-    model
-        The model that was run on the tissue.
-    context
-        Time, installation and generation.
+    origin
+        The slide, the model that was run on the tissue, and the context.
 
     References
     ----------
     PS3.3 A.51 (IOD), C.8.20 (modules), 2024c.
     """
-
-    def uid(part: str) -> str:
-        role = f"seg-{index}{part}"
-        return result_uid(
-            source.study_instance_uid, context.generation, context.analysis, model.digest, role
-        )
-
-    rows, columns = matrix.shape
-    mask_plane = plane.coarser((factor, factor), (columns, rows))
-    tiles = cut_tiles(matrix.astype(np.uint8), FRAME_PX)
-    ds = Dataset()
-    ds.SOPClassUID, ds.SOPInstanceUID = SegmentationStorage, uid("")
-    ds.SeriesInstanceUID = uid("/series")
-    ds.SeriesNumber = series_number(_SERIES_NUMBER_KIND, index)
-    ds.SeriesDescription = series_description(f"tissue {index}", context)
-    ds.InstanceNumber = 1
-    ds.Modality = "SEG"
-    ds.ImageType = ["DERIVED", "PRIMARY"]
-    ds.ContentLabel = "TISSUE"
-    ds.ContentDescription = "Tissue that was assessed"
-    ds.ContentCreatorName = ""
-    ds.LossyImageCompression = "00"
-    ds.SegmentationType = "BINARY"
-    ds.SegmentSequence = [_segment(tracking, model)]
-    ds.PatientOrientation = ""
-    stamp(ds, [source], context)
-    add_slide(ds, source, mask_plane)
     shared = Dataset()
     identification = Dataset()
     identification.ReferencedSegmentNumber = 1
     shared.SegmentIdentificationSequence = [identification]
     orientation = Dataset()  # demanded where no Derivation Image is (PS3.3 A.51.5)
-    orientation.ImageOrientationPatient = [decimal(value) for value in plane.orientation]
+    orientation.ImageOrientationPatient = [decimal(value) for value in origin.plane.orientation]
     shared.PlaneOrientationSequence = [orientation]
-    ds.SharedFunctionalGroupsSequence = [shared]
-    add_frames(ds, tiles, mask_plane, dimension_uid=uid("/dimension"), first=("segment",))
-    ds.SamplesPerPixel = 1
-    ds.PhotometricInterpretation = "MONOCHROME2"
+    ds, pixels = tiled_image(_KIND, matrix.astype(np.uint8), factor, shared, origin)
+    ds.Modality = "SEG"
+    ds.ImageType = ["DERIVED", "PRIMARY"]
+    ds.SegmentationType = "BINARY"
+    ds.SegmentSequence = [_segment(tracking, origin.model)]
+    ds.PatientOrientation = ""
     ds.BitsAllocated = ds.BitsStored = 1
     ds.HighBit = 0
-    ds.PixelRepresentation = 0
-    packed = np.packbits(np.stack([tile.pixels for tile in tiles]), bitorder="little").tobytes()
+    packed = np.packbits(pixels.astype(np.uint8), bitorder="little").tobytes()
     ds.PixelData = packed + b"\0" * (len(packed) % 2)
     ds["PixelData"].VR = "OB"
-    ds.file_meta = file_meta(ds)
     return ds
 
 
