@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.change.result import Reason
-from reports.coding import Concept, private
+from reports.coding import UNREADABLE_IMAGE, Concept, dcm, private, sct, ucum
 
 # --- Time point (TID 1502) ------------------------------------------------------------------------
 TIME_POINT = Concept(
@@ -13,20 +13,13 @@ TIME_POINT = Concept(
 # --- What is said ---------------------------------------------------------------------------------
 CHANGE = private("CHANGE", "Change since the earlier image")
 CHANGED = private("CHANGED", "Changed")
-NO_CHANGE = Concept(
-    scheme="SCT", value="260388006", meaning="No change", origin="PS3.16 CID 3606, 2024c"
-)
+NO_CHANGE = sct("260388006", "No change", "PS3.16 CID 3606, 2024c")
 PROBABILITY_OF_CHANGE = private("P_CHANGE", "Prob. of change")
 GROWTH = private("GROWTH", "Growth of the area")
 RELATIVE_GROWTH = private("GROWTH_PERCENT", "Growth in percent")
-SOURCE_OF_MEASUREMENT = Concept(
-    scheme="DCM",
-    value="121112",
-    meaning="Source of Measurement",
-    origin="PS3.16 TID 300, 1501, 2024c",
-)
+SOURCE_OF_MEASUREMENT = dcm("121112", "Source of Measurement")
 DAYS_BETWEEN = private("DAYS", "Days between the images")
-DAYS = Concept(scheme="UCUM", value="d", meaning="day", origin="PS3.16 CID 7461; UCUM")
+DAYS = ucum("d", "day")
 
 # --- How the images belong together ---------------------------------------------------------------
 LINKAGE = private("LINKAGE", "Linkage of the images")
@@ -40,9 +33,7 @@ GOOD = private("REG_GOOD", "Good")
 FAIR = private("REG_FAIR", "Fair")
 FAILED = private("REG_FAILED", "Failed")
 LANDMARKS = private("LANDMARKS", "Landmarks that agree")
-LANDMARKS_UNIT = Concept(
-    scheme="UCUM", value="{landmarks}", meaning="landmarks", origin="UCUM annotation"
-)
+LANDMARKS_UNIT = ucum("{landmarks}", "landmarks")
 RESIDUAL = private("RESIDUAL", "Registration residual")
 OVERLAP = private("OVERLAP", "Overlap of the images")
 
@@ -53,11 +44,10 @@ THIS_IMAGE = private("THIS_IMAGE", "This image")
 AN_EARLIER_IMAGE = private("EARLIER_IMAGE", "An earlier image, see the details")
 
 # --- Why not --------------------------------------------------------------------------------------
-REASON_AGAINST = private("REASON", "Reason not to assess")
 REASONS: dict[Reason, Concept] = {
     Reason.NO_PRIOR: private("R_NO_PRIOR", "No earlier image"),
     Reason.PRIORS_UNKNOWN: private("R_PRIORS_UNKNOWN", "Earlier images could not be asked for"),
-    Reason.UNDECODABLE: private("R_UNREADABLE", "Image cannot be read"),
+    Reason.UNDECODABLE: UNREADABLE_IMAGE,
     Reason.QUALITY: private("R_QUALITY", "Image quality"),
     Reason.NO_LESION: private("R_NO_LESION", "No lesion outlined"),
     Reason.SCALE: private("R_SCALE", "Magnifications not comparable"),

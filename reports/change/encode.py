@@ -257,7 +257,7 @@ def _evaluations(lesion: _Lesion) -> tuple[Evaluation, ...]:
         reason = codes.REASONS[change.not_assessed.reason]
         found += [
             Evaluation(name=coding.ASSESSMENT_STATUS, value=coding.NOT_ASSESSED),
-            Evaluation(name=codes.REASON_AGAINST, value=reason),
+            Evaluation(name=coding.REASON_AGAINST, value=reason),
         ]
     else:
         assert pair is not None, "checked before"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from models.quality import UNREADABLE, Reason, Remark
-from reports.coding import Concept, private
+from reports.coding import UNREADABLE_IMAGE, Concept, private
 
 # --- Why, and with what reserve -------------------------------------------------------------------
-REASON_AGAINST = private("REASON", "Reason not to assess")
 QUALITY_REMARK = private("IMAGE_REMARK", "Remark on the image")
 
-UNREADABLE_IMAGE = private("R_UNREADABLE", "Image cannot be read")
 OTHER_REASON = private("R_OTHER", "Other reason, see the comment")
 OTHER_REMARK = private("Q_OTHER", "Other remark, see the comment")
 REASONS: dict[str, Concept] = {

@@ -282,7 +282,7 @@ def _not_assessed(assessment: ImageAssessment) -> tuple[Evaluation, ...]:
         Evaluation(name=coding.ASSESSMENT_STATUS, value=coding.NOT_ASSESSED),
         Evaluation(name=coding.SUSPICIOUS, value=coding.UNDETERMINED),
         *(
-            Evaluation(name=codes.REASON_AGAINST, value=codes.reason_concept(reason))
+            Evaluation(name=coding.REASON_AGAINST, value=codes.reason_concept(reason))
             for reason in assessment.quality.reasons
         ),
         *_remarks(assessment),

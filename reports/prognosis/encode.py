@@ -65,7 +65,7 @@ def encode_prognosis(result: PrognosisResult, context: ReportContext) -> list[Re
         model=result.model,
         context=context,
         content="prognosis",
-        title=coding.IMAGING_MEASUREMENT_REPORT if is_image else codes.ONCOLOGY_REPORT,
+        title=coding.IMAGING_MEASUREMENT_REPORT if is_image else coding.ONCOLOGY_MEASUREMENT_REPORT,
     )
     page = prognosis_page(result)
     pdf = encapsulated_pdf(
@@ -163,7 +163,7 @@ def _numbers(
         for each in prognosis.survival
         for is_upper, value in ((False, each.low), (True, each.high))
     ]
-    return [*points, (codes.RISK_SCORE, prognosis.risk_score, codes.NO_UNITS), *limits]
+    return [*points, (codes.RISK_SCORE, prognosis.risk_score, coding.NO_UNITS), *limits]
 
 
 def _evaluations(result: PrognosisResult) -> list[Dataset]:
@@ -172,7 +172,7 @@ def _evaluations(result: PrognosisResult) -> list[Dataset]:
         kinds = dict.fromkeys(each.kind for each in result.reasons)
         return [
             code(coding.ASSESSMENT_STATUS, coding.NOT_ASSESSED),
-            *[code(codes.REASON, codes.REASONS[kind]) for kind in kinds],
+            *[code(coding.REASON_AGAINST, codes.REASONS[kind]) for kind in kinds],
         ]
     is_high = prognosis.risk_group == "high risk"
     return [

@@ -15,6 +15,7 @@ from pydicom.uid import ParametricMapStorage
 
 from models.slide.attention import percentile_ranks
 from models.slide.tiles import SlideGeometry, TileGrid
+from reports import coding
 from reports.slide import codes
 from reports.slide.tiled import Origin, TiledKind, tiled_image
 
@@ -120,7 +121,7 @@ def _mapping() -> Dataset:
     item = Dataset()
     item.LUTLabel = "Attention rank"
     item.LUTExplanation = "Attention rank within this slide, 1 the highest, 0 no tile"
-    item.MeasurementUnitsCodeSequence = [codes.NO_UNITS.as_item()]
+    item.MeasurementUnitsCodeSequence = [coding.NO_UNITS.as_item()]
     item.add_new("RealWorldValueFirstValueMapped", "US", 0)
     item.add_new("RealWorldValueLastValueMapped", "US", LEVELS)
     item.RealWorldValueIntercept, item.RealWorldValueSlope = 0.0, 1 / LEVELS

@@ -193,7 +193,7 @@ def _evaluations(slide: Slide, result: SlideResult) -> list[Dataset]:
 def _not_assessed(slide: Slide) -> list[Dataset]:
     return [
         code(coding.ASSESSMENT_STATUS, coding.NOT_ASSESSED),
-        code(codes.REASON, reason_concept(slide)),
+        code(coding.REASON_AGAINST, reason_concept(slide)),
         code(codes.IS_POSITIVE, coding.UNDETERMINED),
     ]
 

@@ -4,20 +4,7 @@ from __future__ import annotations
 
 from models.tbp.lesions import Reason
 from models.tbp.remarks import REMARKS
-from reports.coding import LEFT, RIGHT, Concept, private
-
-
-def _sct(value: str, meaning: str, origin: str) -> Concept:
-    return Concept(scheme="SCT", value=value, meaning=meaning, origin=origin)
-
-
-# --- Document -------------------------------------------------------------------------------------
-ONCOLOGY_MEASUREMENT_REPORT = Concept(
-    scheme="DCM",
-    value="126001",
-    meaning="Oncology Measurement Report",
-    origin="PS3.16 CID 7021, 2024c",
-)
+from reports.coding import LEFT, RIGHT, Concept, private, sct, ucum
 
 # --- A lesion -------------------------------------------------------------------------------------
 # Names of at most 25 characters: a viewer prints them beside the tile.
@@ -41,7 +28,7 @@ FILTERS: dict[str, Concept] = {
     "dnn_lesion_confidence": private("TBP_F_LESION", "Confidence of a lesion below the limit"),
     "nevi_confidence": private("TBP_F_NEVUS", "Confidence of a nevus not above the limit"),
 }
-RANK_UNIT = Concept(scheme="UCUM", value="{rank}", meaning="rank", origin="UCUM annotation")
+RANK_UNIT = ucum("{rank}", "rank")
 
 # --- The patient ----------------------------------------------------------------------------------
 LESIONS = private("TBP_LESIONS", "Lesions received")
@@ -59,13 +46,13 @@ EXCLUDED_BY: dict[str, Concept] = {
     for name, concept in FILTERS.items()
 }
 NEVUS_COUNT = private("TBP_NEVI", "Nevus count")
-COUNT_UNIT = Concept(scheme="UCUM", value="{count}", meaning="count", origin="UCUM annotation")
-SOLAR_DEGENERATION = _sct("43982006", "Solar degeneration", "PS3.16 CID 4405")
+COUNT_UNIT = ucum("{count}", "count")
+SOLAR_DEGENERATION = sct("43982006", "Solar degeneration", "PS3.16 CID 4405")
 PHOTODAMAGE_GRADE = private("TBP_GRADE", "Photodamage grade")
 GRADES: dict[str, Concept] = {
     "low": private("TBP_G_LOW", "Low"),
-    "moderate": _sct("6736007", "Moderate", "PS3.16 CID 3716"),
-    "severe": _sct("24484000", "Severe", "PS3.16 CID 3716"),
+    "moderate": sct("6736007", "Moderate", "PS3.16 CID 3716"),
+    "severe": sct("24484000", "Severe", "PS3.16 CID 3716"),
 }
 GRADE_PROBABILITIES: dict[str, Concept] = {
     grade: private(f"TBP_PG_{grade.upper()}", f"Prob. of {grade} photodamage") for grade in GRADES
@@ -77,16 +64,16 @@ REMARK_CODES: dict[str, Concept] = {
 }
 
 # --- Body regions of the device -------------------------------------------------------------------
-_UPPER_LIMB = _sct("53120007", "Upper limb", "PS3.16 CID 4031")
-_LOWER_LIMB = _sct("61685007", "Lower limb", "PS3.16 CID 4031")
+_UPPER_LIMB = sct("53120007", "Upper limb", "PS3.16 CID 4031")
+_LOWER_LIMB = sct("61685007", "Lower limb", "PS3.16 CID 4031")
 SITES: dict[str, tuple[Concept, Concept | None]] = {
-    "Torso Front": (_sct("181491009", "Skin of anterior trunk", "PS3.16 CID 4029"), None),
-    "Torso Back": (_sct("66643007", "Skin of back", "PS3.16 CID 4029"), None),
+    "Torso Front": (sct("181491009", "Skin of anterior trunk", "PS3.16 CID 4029"), None),
+    "Torso Back": (sct("66643007", "Skin of back", "PS3.16 CID 4029"), None),
     "Left Arm": (_UPPER_LIMB, LEFT),
     "Right Arm": (_UPPER_LIMB, RIGHT),
     "Left Leg": (_LOWER_LIMB, LEFT),
     "Right Leg": (_LOWER_LIMB, RIGHT),
-    "Head & Neck": (_sct("774007", "Head and Neck", "PS3.16 CID 4031"), None),
+    "Head & Neck": (sct("774007", "Head and Neck", "PS3.16 CID 4031"), None),
 }
 """The device's region -> site and side; ``Unknown`` has none."""
 

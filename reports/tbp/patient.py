@@ -70,7 +70,7 @@ def patient_report(
         role=ROLE,
         number=2,
         content="patient summary",
-        title=codes.ONCOLOGY_MEASUREMENT_REPORT,
+        title=coding.ONCOLOGY_MEASUREMENT_REPORT,
     )
 
 

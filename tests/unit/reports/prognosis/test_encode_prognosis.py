@@ -149,7 +149,7 @@ def test_every_reason_has_its_code(kind: Obstacle, strict: None) -> None:
     made = objects(not_assessed(kind))
     report = made[0].dataset
     assert said(report, coding.ASSESSMENT_STATUS) == [coding.NOT_ASSESSED.value]
-    assert said(report, codes.REASON) == [codes.REASONS[kind].value]
+    assert said(report, coding.REASON_AGAINST) == [codes.REASONS[kind].value]
     assert said(report, codes.RISK_GROUP) == []
     assert len({concept.value for concept in codes.REASONS.values()}) == len(Obstacle)
     assert len(codes.REASONS[kind].value) <= 16
