@@ -11,6 +11,7 @@ from pathlib import Path
 from celery import Celery, signals
 
 from gateway.queue import queue_name
+from workers.acks import AckWatch
 from workers.analysis import Registry
 from workers.bootstrap import Settings, build_services, offered_analyses
 from workers.settings import WorkerSettings
@@ -87,6 +88,7 @@ def create_app(settings: Settings) -> Celery:
         accept_content=["json"],
         task_serializer="json",
     )
+    app.steps["consumer"].add(AckWatch)
     register_tasks(app, ServicesOfProcess(lambda: build_services(settings)))
     return app
 

@@ -163,8 +163,8 @@ def test_study_waits_for_a_model_server_that_is_away(
         made.worker.start()
         made.receive(photograph(tmp_path))
         made.wait_for(
-            lambda: any("cannot be asked" in each.reason for each in made.rows(Generation)),
-            "a postponed routing",
+            lambda: any("cannot be asked" in each.reason for each in made.rows(WorkItem)),
+            "a postponed analysis",
         )
         server.start()
         made.wait_for_items({"COMPLETED"})
