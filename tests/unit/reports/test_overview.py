@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.results import ImageAssessment
-from reports.diagnosis.overview import IMAGE_BOX, PICTURE_SIZE, Overview, draw_overview
+from reports.diagnosis.overview import IMAGE_BOX, Overview, draw_overview
 from reports.outline import lesion_sizes
+from reports.panel import PICTURE_SIZE
 from reports.typography import drawable, fitted, font, width, wrapped
 from reports.wording import percent
 
