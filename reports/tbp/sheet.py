@@ -9,37 +9,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 
 from models.tbp.lesions import Reason
 from models.tbp.patient import LesionScreening
 from models.tbp.result import TbpResult
+from reports.panel import (
+    AMBER,
+    MUTED,
+    ORANGE,
+    PICTURE_SIZE,
+    TEXT,
+    Colour,
+    Panel,
+    as_large_as,
+    blank_canvas,
+    put_into,
+)
 from reports.tbp.wording import count, evidence
-from reports.typography import drawable, fitted, font, width, wrapped
-from reports.wording import RESEARCH_USE, demonstration, percent, short_digest
+from reports.typography import drawable, fitted, width, wrapped
+from reports.wording import RESEARCH_USE, percent, short_digest
 
-SHEET_SIZE = (1200, 1920)
-"""Height and width of a sheet, in pixels."""
 COLUMNS, ROWS = 5, 4
 LESIONS_PER_SHEET = COLUMNS * ROWS
 
-_Colour = tuple[int, int, int]
-_BACKGROUND: _Colour = (13, 16, 20)
-_PANEL: _Colour = (22, 27, 34)
-_RULE: _Colour = (48, 56, 66)
-_TEXT: _Colour = (236, 240, 244)
-_MUTED: _Colour = (156, 166, 178)
-_FLAG: _Colour = (240, 140, 60)
-_AMBER: _Colour = (250, 196, 80)
-_GRID_WIDTH, _BANNER_HEIGHT = 1400, 64
+_GRID_WIDTH = 1400
 _TOP = 76
-_CELL = (_GRID_WIDTH // COLUMNS, (SHEET_SIZE[0] - _TOP) // ROWS)
+_CELL = (_GRID_WIDTH // COLUMNS, (PICTURE_SIZE[0] - _TOP) // ROWS)
 _TILE = 164
 _INSET, _LINE = 16, 24
-_LEFT, _RIGHT = _GRID_WIDTH + 40, SHEET_SIZE[1] - 40
+_LEFT, _RIGHT = _GRID_WIDTH + 40, PICTURE_SIZE[1] - 40
 _WIDTH = _RIGHT - _LEFT
 _SHORT: dict[Reason, str] = {
     "risk": "tile",
@@ -75,23 +75,18 @@ def draw_sheets(shown: Sequence[Shown], result: TbpResult) -> list[NDArray[np.ui
 def _draw_sheet(
     shown: Sequence[Shown], result: TbpResult, place: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    canvas = np.empty((*SHEET_SIZE, 3), np.uint8)
-    canvas[:] = _BACKGROUND
-    canvas[:, _GRID_WIDTH:] = _PANEL
-    banner = demonstration(result.model)
-    if banner:
-        canvas[:_BANNER_HEIGHT, :_GRID_WIDTH] = _AMBER
+    canvas = blank_canvas(_GRID_WIDTH)
     for number, each in enumerate(shown):
-        _place_tile(canvas, each.pixels, _corner(number))
-    picture = Image.fromarray(canvas)
-    pen = _Pen(ImageDraw.Draw(picture))
-    if banner:
-        pen.at = (_GRID_WIDTH // 2, _BANNER_HEIGHT // 2)
-        pen.draw.text(pen.at, drawable(banner), _BACKGROUND, font(32), anchor="mm")
+        if each.pixels is not None:
+            left, top = _corner(number)
+            view = as_large_as(each.pixels, (_TILE, _TILE))
+            put_into(canvas, view, (top + 4, left + _INSET), (_TILE, view.shape[1]))
+    pen = _Pen(canvas, left=_LEFT, right=_RIGHT)
+    pen.banner(result.model, size=32, width_px=_GRID_WIDTH)
     for number, each in enumerate(shown):
         _label(pen, each, result, _corner(number))
     _draw_panel(pen, result, place, len(shown))
-    return np.asarray(picture)
+    return pen.pixels()
 
 
 def _corner(number: int) -> tuple[int, int]:
@@ -99,54 +94,36 @@ def _corner(number: int) -> tuple[int, int]:
     return (number % COLUMNS) * _CELL[0], _TOP + (number // COLUMNS) * _CELL[1]
 
 
-def _place_tile(
-    canvas: NDArray[np.uint8], pixels: NDArray[np.uint8] | None, corner: tuple[int, int]
-) -> None:
-    """The tile, as large as its box allows."""
-    if pixels is None:
-        return
-    rows, columns = pixels.shape[:2]
-    scale = min(_TILE / rows, _TILE / columns)
-    size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    tile = np.asarray(cv2.resize(pixels, size, interpolation=how), np.uint8)
-    left = corner[0] + _INSET
-    top = corner[1] + 4 + (_TILE - size[1]) // 2
-    canvas[top : top + size[1], left : left + size[0]] = tile
+class _Pen(Panel):
+    """Writes lines below each other, in the panel or below a tile."""
 
+    x = _LEFT
 
-class _Pen:
-    """Writes lines below each other."""
-
-    def __init__(self, draw: ImageDraw.ImageDraw) -> None:
-        self.draw = draw
-        self.at = (0, 0)
-
-    def line(self, text: str, size: int, colour: _Colour, room: int, weight: float = 0) -> None:
+    def line(self, text: str, size: int, colour: Colour, room: int, weight: float = 0) -> None:
         """Write one line, cut to its room, and move below it."""
-        written = fitted(drawable(text), size, room)
-        self.draw.text(self.at, written, colour, font(size), stroke_width=weight)
-        self.at = (self.at[0], self.at[1] + round(size * 1.36))
+        self.text(fitted(drawable(text), size, room), size, colour, x=self.x, weight=weight)
+        self.y += round(size * 1.36)
 
-    def words(self, text: str, size: int, colour: _Colour) -> None:
+    def words(self, text: str, size: int, colour: Colour) -> None:
         """Write words and move behind them."""
-        self.draw.text(self.at, text, colour, font(size))
-        self.at = (self.at[0] + width(text, size) + 14, self.at[1])
+        self.text(text, size, colour, x=self.x)
+        self.x += width(text, size) + 14
 
-    def lines(self, text: str, size: int, colour: _Colour, most: int) -> None:
+    def lines(self, text: str, size: int, colour: Colour, most: int) -> None:
         """Write a paragraph into the panel."""
-        for line in wrapped(drawable(text), size, _WIDTH, most):
-            self.line(line, size, colour, _WIDTH)
+        for line in wrapped(drawable(text), size, self.width, most):
+            self.line(line, size, colour, self.width)
 
-    def pair(self, name: str, value: str, colour: _Colour = _TEXT) -> None:
+    def pair(self, name: str, value: str, colour: Colour = TEXT) -> None:
         """Write a name at the left of the panel and its value at the right."""
-        self.draw.text((_RIGHT - width(value, 24), self.at[1]), value, colour, font(24))
-        self.line(name, 24, _MUTED, _WIDTH - width(value, 24) - 16)
+        self.text(value, 24, colour, right=True)
+        self.line(name, 24, MUTED, self.width - width(value, 24) - 16)
 
     def rule(self) -> None:
-        """Draw a line across the panel and move below it."""
-        self.draw.line((_LEFT, self.at[1] + 6, _RIGHT, self.at[1] + 6), _RULE, 2)
-        self.at = (_LEFT, self.at[1] + 22)
+        """Draw a line across the panel and move below it, closer than where there is room."""
+        self.y += 6
+        super().rule()
+        self.x, self.y = self.left, self.y - 10
 
 
 def _label(pen: _Pen, shown: Shown, result: TbpResult, corner: tuple[int, int]) -> None:
@@ -154,45 +131,44 @@ def _label(pen: _Pen, shown: Shown, result: TbpResult, corner: tuple[int, int]) 
     lesion = shown.lesion
     left, room = corner[0] + _INSET, _CELL[0] - _INSET - 8
     if shown.pixels is None:
-        middle = (left + _TILE // 2, corner[1] + 4 + _TILE // 2)
-        pen.draw.text(middle, "no picture", _MUTED, font(22), anchor="mm")
-    pen.at = (left, corner[1] + _TILE + 8)
-    pen.line(f"{lesion.rank}.  {lesion.lesion_id}", 20, _TEXT, room, 0.4)
+        pen.centred("no picture", left + _TILE // 2, corner[1] + 4 + _TILE // 2, 22, MUTED)
+    pen.x, pen.y = left, corner[1] + _TILE + 8
+    pen.line(f"{lesion.rank}.  {lesion.lesion_id}", 20, TEXT, room, 0.4)
     axis = result.tiles[lesion.lesion_id].major_axis_mm
     size = "" if axis is None else f", {axis:.1f} mm"
-    pen.line(f"{lesion.location}{size}", 18, _MUTED, room)
+    pen.line(f"{lesion.location}{size}", 18, MUTED, room)
     said = evidence(lesion, result)
     for names in _LINES:
-        pen.at = (left, pen.at[1])
+        pen.x = left
         for name in names:
             if name in said:
-                colour = _FLAG if name in lesion.reasons else _MUTED
+                colour = ORANGE if name in lesion.reasons else MUTED
                 pen.words(f"{_SHORT[name]} {said[name]}", 18, colour)
-        pen.at = (left, pen.at[1] + _LINE)
+        pen.x, pen.y = left, pen.y + _LINE
     if lesion.excluded:
-        pen.at = (left, pen.at[1] - _LINE)  # an excluded lesion has no distance
-        pen.line(f"taken out: {', '.join(lesion.excluded)}", 18, _AMBER, room)
+        pen.y -= _LINE  # an excluded lesion has no distance
+        pen.line(f"taken out: {', '.join(lesion.excluded)}", 18, AMBER, room)
 
 
 def _draw_panel(pen: _Pen, result: TbpResult, place: tuple[int, int], shown: int) -> None:
     screening = result.screening
-    pen.at = (_LEFT, 44)
-    pen.line("AI RESULT", 28, _AMBER, _WIDTH, 0.5)
-    pen.line("RESEARCH USE ONLY", 28, _AMBER, _WIDTH, 0.5)
-    pen.at = (_LEFT, pen.at[1] + 12)
-    pen.line("Total body photography", 32, _TEXT, _WIDTH, 0.5)
-    pen.line(f"Sheet {place[0]} of {place[1]}", 24, _MUTED, _WIDTH)
+    pen.x, pen.y = _LEFT, 44
+    pen.line("AI RESULT", 28, AMBER, _WIDTH, 0.5)
+    pen.line("RESEARCH USE ONLY", 28, AMBER, _WIDTH, 0.5)
+    pen.y += 12
+    pen.line("Total body photography", 32, TEXT, _WIDTH, 0.5)
+    pen.line(f"Sheet {place[0]} of {place[1]}", 24, MUTED, _WIDTH)
     pen.rule()
     pen.pair("Lesions received", f"{len(screening.lesions) + result.not_assessed:,}")
     pen.pair("assessed", f"{screening.assessed:,}")
     pen.pair("taken out by filters", f"{len(screening.lesions) - screening.assessed:,}")
     if result.not_assessed:
-        pen.pair("not assessable", f"{result.not_assessed:,}", _AMBER)
-    pen.pair("Closer look", f"{screening.flagged:,}", _FLAG if screening.flagged else _TEXT)
+        pen.pair("not assessable", f"{result.not_assessed:,}", AMBER)
+    pen.pair("Closer look", f"{screening.flagged:,}", ORANGE if screening.flagged else TEXT)
     pen.pair("Nevi of 2 mm or more", f"{sum(screening.nevus_count.values()):,}")
     pen.pair("Photodamage", screening.photodamage.grade or "not graded")
     pen.rule()
-    pen.lines(_legend(result, shown), 20, _MUTED, 9)
+    pen.lines(_legend(result, shown), 20, MUTED, 9)
     pen.rule()
     bottom = _draw_foot(pen, result)
     _draw_remarks(pen, result, bottom)
@@ -220,31 +196,31 @@ def _draw_remarks(pen: _Pen, result: TbpResult, bottom: int) -> None:
     """As many remarks as there is room for above the foot."""
     for position, remark in enumerate(result.remarks):
         lines = wrapped(drawable(remark.text), 19, _WIDTH, 3)
-        if pen.at[1] + 26 * (len(lines) + 1) > bottom:
-            pen.line(f"and {len(result.remarks) - position} more remarks", 19, _AMBER, _WIDTH)
+        if pen.y + 26 * (len(lines) + 1) > bottom:
+            pen.line(f"and {len(result.remarks) - position} more remarks", 19, AMBER, _WIDTH)
             return
         for line in lines:
-            pen.line(line, 19, _AMBER, _WIDTH)
-        pen.at = (_LEFT, pen.at[1] + 6)
+            pen.line(line, 19, AMBER, _WIDTH)
+        pen.y += 6
 
 
 def _draw_foot(pen: _Pen, result: TbpResult) -> int:
     """Models and evidence, set from the bottom up; returns where they begin."""
-    kept, model = pen.at, result.model
+    kept, model = pen.y, result.model
     lines = wrapped(drawable(model.evidence), 18, _WIDTH, 5)
     names = [
         f"Model {each.name} {each.version}, {short_digest(each)}"
         for each in (model, result.encoder)
     ]
     closing = wrapped(drawable(RESEARCH_USE), 20, _WIDTH, 2)
-    top = SHEET_SIZE[0] - 40 - 25 * len(lines) - 27 * len(names) - 28 * len(closing) - 22
-    pen.at = (_LEFT, top)
+    top = PICTURE_SIZE[0] - 40 - 25 * len(lines) - 27 * len(names) - 28 * len(closing) - 22
+    pen.y = top
     pen.rule()
     for name in names:
-        pen.line(name, 19, _MUTED, _WIDTH)
+        pen.line(name, 19, MUTED, _WIDTH)
     for line in lines:
-        pen.line(line, 18, _MUTED, _WIDTH)
+        pen.line(line, 18, MUTED, _WIDTH)
     for line in closing:
-        pen.line(line, 20, _AMBER, _WIDTH)
-    pen.at = kept
+        pen.line(line, 20, AMBER, _WIDTH)
+    pen.y = kept
     return top
