@@ -16,6 +16,7 @@ from reports.diagnosis import codes
 from reports.diagnosis.overview import Overview, draw_overview
 from reports.diagnosis.page import diagnosis_page
 from reports.diagnosis.wording import comments, details, full_name, lesion_of, ranked
+from reports.document import processing_summary
 from reports.encapsulated_pdf import encapsulated_pdf
 from reports.errors import ResultError
 from reports.measurement_report import (
@@ -160,19 +161,7 @@ def _summary(images: list[_Image], result: DiagnosisResult) -> Concept:
     """CAD Processing and Findings Summary (CID 6047); a finding is a suspicious lesion."""
     assessed = sum(image.is_assessed for image in images)
     has_findings = any(image.is_suspicious for image in result.standing)
-    if assessed == 0:
-        return coding.NONE_SUCCEEDED
-    if assessed == len(images):
-        return (
-            coding.ALL_SUCCEEDED_WITH_FINDINGS
-            if has_findings
-            else coding.ALL_SUCCEEDED_WITHOUT_FINDINGS
-        )
-    return (
-        coding.NOT_ALL_SUCCEEDED_WITH_FINDINGS
-        if has_findings
-        else coding.NOT_ALL_SUCCEEDED_WITHOUT_FINDINGS
-    )
+    return processing_summary(assessed, len(images), has_findings=has_findings)
 
 
 def _group(image: _Image, result: DiagnosisResult) -> MeasurementGroup:

@@ -13,6 +13,7 @@ from reports import coding
 from reports.attributes import copied
 from reports.coding import Concept
 from reports.context import ReportContext, ReportObject, SourceImage
+from reports.document import processing_summary
 from reports.errors import ResultError, SourceError
 from reports.provenance import series_description
 from reports.secondary_capture import secondary_capture
@@ -148,18 +149,10 @@ def _check(result: TbpResult, context: ReportContext) -> None:
 def _summary(result: TbpResult) -> Concept:
     """CAD Processing and Findings Summary (CID 6047); a finding is a recommended lesion."""
     screening = result.screening
-    if not screening.assessed:
-        return coding.NONE_SUCCEEDED
-    if not result.not_assessed:
-        return (
-            coding.ALL_SUCCEEDED_WITH_FINDINGS
-            if screening.flagged
-            else coding.ALL_SUCCEEDED_WITHOUT_FINDINGS
-        )
-    return (
-        coding.NOT_ALL_SUCCEEDED_WITH_FINDINGS
-        if screening.flagged
-        else coding.NOT_ALL_SUCCEEDED_WITHOUT_FINDINGS
+    return processing_summary(
+        screening.assessed,
+        screening.assessed + result.not_assessed,
+        has_findings=screening.flagged > 0,
     )
 
 
