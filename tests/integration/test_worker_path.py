@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from gateway.delivery import KINDS
 from gateway.demo.samples import Kind, render
 from gateway.store.tables import Delivery, Generation, ResultObject, Study, WorkItem
 from tests.integration.worker_harness import (
@@ -42,7 +43,7 @@ def broker(tmp_path: Path) -> Iterator[Redis]:
 
 @pytest.fixture
 def pacs() -> Iterator[StorageScp]:
-    with StorageScp().serving() as scp:
+    with StorageScp(sop_classes=tuple(KINDS.values())).serving() as scp:
         yield scp
 
 
