@@ -74,10 +74,9 @@ def export(
     if run is not None and panderm is not None:
         raise RunError("an encoder comes from a run or from a PanDerm file, not from both")
     origin = _of_panderm(panderm) if panderm is not None else _of_compact(run)
+    # Cloned: the blocks of a fine-tuned file may share their index of positions.
     tensors = {
-        f"encoder.{name}": value.clone()  # blocks may share their index of positions
-        for name, value in origin.encoder.state_dict().items()
-        if not name.startswith("head.")  # a classifier in the file is not an encoder's
+        f"encoder.{name}": each.clone() for name, each in origin.encoder.state_dict().items()
     }
     weights = encode_weights(tensors, half=True)
     manifest = EncoderManifest(
@@ -127,6 +126,7 @@ def _of_compact(run: Path | None) -> _Origin:
 
 def _of_panderm(path: Path) -> _Origin:
     encoder = load_encoder(path)
+    encoder.head = nn.Identity()  # a classifier in the file is not an encoder's
     return _Origin(
         encoder=encoder,
         shape=PandermShape(encoder=encoder.shape, is_fine_tuned=encoder.is_fine_tuned),
