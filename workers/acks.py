@@ -53,7 +53,9 @@ class AckWatch(bootsteps.StartStopStep):  # type: ignore[misc]
         ConsumerLost
             Messages have been held by no task for two rounds.
         """
-        held = len(parent.task_consumer.channel.qos._delivered)
+        qos = parent.task_consumer.channel.qos
+        # What was acknowledged is taken off the list later; kombu counts in the same way.
+        held = len(qos._delivered) - len(qos._dirty)
         is_idle = not state.reserved_requests and not state.active_requests
         self._rounds = self._rounds + 1 if held and is_idle else 0
         if self._rounds >= _ROUNDS:

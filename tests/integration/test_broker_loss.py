@@ -12,8 +12,9 @@ import redis
 from celery import Celery
 
 from gateway import embedded
-from tests.lentigo import ROOT
+from tests.lentigo import ROOT, wait_a_moment
 from tests.servers import wait_until
+from workers.acks import PERIOD_S
 
 WORKER = """
 import sys, time
@@ -108,6 +109,9 @@ def test_a_lost_acknowledgement_stops_no_consumer(folder: Path) -> None:
         with running_redis(path, folder):
             producer.send_task("mark")
             wait_until((folder / "marked").exists, 60, "the next task")
+            # Once is enough: an idle consumer whose acknowledgements arrived is left alone.
+            wait_a_moment(3 * PERIOD_S)
+        assert (folder / "worker.log").read_bytes().count(b"held by no task") == 1
     finally:
         producer.close()
         worker.send_signal(signal.SIGKILL)
