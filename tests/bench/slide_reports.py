@@ -26,6 +26,7 @@ from models.slide.tissue import Tissue, TissueFinding
 from reports.encode import ReportContext
 from reports.slide.encode import encode_slides, slide_map, slide_mask, slide_report
 from reports.slide.slides import Slide, read_slides
+from tests.unit.reports.report_builders import written
 from tests.unit.reports.slide import slide_builders as builders
 
 SIDE, FACTOR, PARTS, TILES, TURNS = 100_000, 32, 8, 16, 3
@@ -237,7 +238,7 @@ def _highdicom_group(group: Dataset) -> Dataset:
 
 def _measure(make: Callable[[], Dataset]) -> tuple[float, int]:
     start = time.perf_counter()
-    size = len(builders.written(make()).getvalue())
+    size = len(written(make()).getvalue())
     return time.perf_counter() - start, size
 
 
@@ -251,7 +252,7 @@ def run() -> list[Row]:
     assert ranks is not None
     tissue = slide.assessment.tissue
     assert tissue is not None
-    matrix = hd.imread(builders.written(ranks)).get_total_pixel_matrix(
+    matrix = hd.imread(written(ranks)).get_total_pixel_matrix(
         apply_real_world_transform=False, dtype=np.uint16
     )
     pairs: dict[str, tuple[Callable[[], Dataset], Callable[[], Dataset]]] = {

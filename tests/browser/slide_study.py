@@ -12,6 +12,7 @@ from pydicom.encaps import encapsulate
 from reports.encode import ReportContext, SourceImage, encode
 from tests.browser.driver import Picture
 from tests.servers import Orthanc
+from tests.unit.reports.report_builders import written
 from tests.unit.reports.slide import slide_builders as builders
 
 SIZE = (4096, 3072)
@@ -104,7 +105,7 @@ def store_slide(pacs: Orthanc) -> SlideStudy:
     result = builders.result(assessment, model=builders.DEMONSTRATION)
     objects = {each.role: each.dataset for each in encode(result, context)}
     for ds in (*levels, *objects.values()):
-        pacs.store(builders.written(ds).getvalue())
+        pacs.store(written(ds).getvalue())
     assert assessment.overview is not None
     return SlideStudy(
         study_instance_uid=builders.STUDY_UID,

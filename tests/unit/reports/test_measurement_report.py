@@ -12,6 +12,13 @@ from pydicom import Dataset
 from models.results import ImageAssessment
 from reports.encode import encode
 from reports.outline import margin_mark
+from tests.unit.reports.report_content import (
+    children,
+    coded,
+    measurement_groups,
+    numbers,
+    texts,
+)
 
 
 def report(
@@ -25,41 +32,6 @@ def report(
     return objects[0].dataset
 
 
-def children(item: Dataset, meaning: str) -> list[Dataset]:
-    return [
-        child
-        for child in item.ContentSequence
-        if "ConceptNameCodeSequence" in child
-        and child.ConceptNameCodeSequence[0].CodeMeaning == meaning
-    ]
-
-
-def groups(ds: Dataset) -> list[Dataset]:
-    (measurements,) = children(ds, "Imaging Measurements")
-    return children(measurements, "Measurement Group")
-
-
-def coded(item: Dataset, meaning: str) -> str:
-    (child,) = children(item, meaning)
-    return str(child.ConceptCodeSequence[0].CodeMeaning)
-
-
-def numbers(item: Dataset) -> list[tuple[str, float, str]]:
-    return [
-        (
-            child.ConceptNameCodeSequence[0].CodeMeaning,
-            float(child.MeasuredValueSequence[0].NumericValue),
-            child.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue,
-        )
-        for child in item.ContentSequence
-        if child.ValueType == "NUM"
-    ]
-
-
-def texts(item: Dataset, meaning: str) -> list[str]:
-    return [str(child.TextValue) for child in children(item, meaning)]
-
-
 def region(item: Dataset) -> Dataset:
     first = next(child for child in item.ContentSequence if child.ValueType == "NUM")
     (scoord,) = first.ContentSequence
@@ -67,7 +39,7 @@ def region(item: Dataset) -> Dataset:
 
 
 def test_malignancy_comes_first_then_the_differential_then_sizes() -> None:
-    (group,) = groups(report())
+    (group,) = measurement_groups(report())
     names = [name for name, _, _ in numbers(group)]
     assert names[:3] == ["Probability of cancer", "Prob. Melanoma", "Prob. Melanocytic nevus"]
     assert names[-4:] == ["Major Axis", "Short axis", "Area", "Perimeter"]
@@ -83,12 +55,12 @@ def test_malignancy_comes_first_then_the_differential_then_sizes() -> None:
 def test_sizes_are_metric_only_where_the_source_is_calibrated(
     spacing: list[float] | None, units: set[str]
 ) -> None:
-    (group,) = groups(report(headers=[builders.header(spacing=spacing)]))
+    (group,) = measurement_groups(report(headers=[builders.header(spacing=spacing)]))
     assert {unit for _, _, unit in numbers(group)[-4:]} == units
 
 
 def test_outline_hangs_on_the_first_measurement_and_names_its_image() -> None:
-    (group,) = groups(report())
+    (group,) = measurement_groups(report())
     scoord = region(group)
     assert (scoord.RelationshipType, scoord.GraphicType) == ("INFERRED FROM", "POLYLINE")
     assert scoord.GraphicData[:2] == scoord.GraphicData[-2:]
@@ -105,19 +77,19 @@ def test_outline_hangs_on_the_first_measurement_and_names_its_image() -> None:
 )
 def test_frame_is_named_only_for_a_class_with_frames(sop_class_uid: str, is_named: bool) -> None:
     header = builders.header(NumberOfFrames=3, sop_class_uid=sop_class_uid)
-    (group,) = groups(report(headers=[header]))
+    (group,) = measurement_groups(report(headers=[header]))
     reference = region(group).ContentSequence[0].ReferencedSOPSequence[0]
     assert reference.get("ReferencedFrameNumber") == (1 if is_named else None)
 
 
 def test_image_without_lesion_gets_a_mark_at_its_margin() -> None:
-    (group,) = groups(report(builders.assessment(with_region=False)))
+    (group,) = measurement_groups(report(builders.assessment(with_region=False)))
     assert region(group).GraphicData == pytest.approx(margin_mark((96, 128)).ravel().tolist())
     assert "Area" not in [name for name, _, _ in numbers(group)]
 
 
 def test_image_not_assessed_has_region_and_reasons_but_no_probability() -> None:
-    (group,) = groups(report(builders.not_assessed()))
+    (group,) = measurement_groups(report(builders.not_assessed()))
     assert numbers(group) == [("Reasons not to assess", 2.0, "{reasons}")]
     assert region(group).GraphicData == pytest.approx(margin_mark((96, 128)).ravel().tolist())
     assert coded(group, "Assessment status") == "Not assessed"
@@ -136,13 +108,13 @@ def test_image_that_could_not_be_decoded_has_a_region() -> None:
     del header.Rows, header.Columns
     image = builders.not_assessed(shape=(0, 0), reasons=("Could not be decoded",))
     objects = encode(builders.result(image), builders.context(source))
-    (group,) = groups(objects[0].dataset)
+    (group,) = measurement_groups(objects[0].dataset)
     assert region(group).GraphicData == [0, 0, 1, 0, 1, 1, 0, 1, 0, 0]
     assert [item.role for item in objects] == ["sr", "overview-1", "pdf-1"]
 
 
 def test_verdict_is_coded_and_said() -> None:
-    (group,) = groups(report(builders.assessment(warnings=("Hair",))))
+    (group,) = measurement_groups(report(builders.assessment(warnings=("Hair",))))
     assert coded(group, "Suspicious of malignancy") == "Yes"
     assert coded(group, "Risk level") == "High risk"
     assert coded(group, "Most likely diagnosis") == "Malignant melanoma"
@@ -156,14 +128,14 @@ def test_verdict_is_coded_and_said() -> None:
 
 
 def test_benign_verdict() -> None:
-    (group,) = groups(report(builders.assessment(malignant=0.05)))
+    (group,) = measurement_groups(report(builders.assessment(malignant=0.05)))
     assert coded(group, "Suspicious of malignancy") == "No"
     assert coded(group, "Risk level") == "Low risk"
     assert coded(group, "Most likely diagnosis") == "Melanocytic nevus"
 
 
 def test_algorithm_is_identified_down_to_its_weights() -> None:
-    (group,) = groups(report())
+    (group,) = measurement_groups(report())
     assert texts(group, "Algorithm Name") == ["diagnosis"]
     assert texts(group, "Algorithm Version") == ["1.0.0"]
     assert any(builders.MODEL.digest in text for text in texts(group, "Algorithm Parameters"))
@@ -171,7 +143,7 @@ def test_algorithm_is_identified_down_to_its_weights() -> None:
 
 
 def test_finding_site_is_the_sources_with_its_side() -> None:
-    (group,) = groups(report())
+    (group,) = measurement_groups(report())
     (site,) = children(group, "Finding Site")
     assert site.ConceptCodeSequence[0].CodeMeaning == "Forearm"
     assert site.ContentSequence[0].ConceptCodeSequence[0].CodeMeaning == "Left"
@@ -180,7 +152,7 @@ def test_finding_site_is_the_sources_with_its_side() -> None:
 def test_incomplete_site_code_is_left_out() -> None:
     site = Dataset()
     site.CodeValue = "14975008"
-    (group,) = groups(report(headers=[builders.header(AnatomicRegionSequence=[site])]))
+    (group,) = measurement_groups(report(headers=[builders.header(AnatomicRegionSequence=[site])]))
     assert children(group, "Finding Site") == []
 
 
@@ -208,7 +180,7 @@ def test_summary_tells_failure_from_absence_of_findings(
 
 def test_tracking_is_the_sources_own() -> None:
     ds = report(headers=[builders.header(TrackingID="Back 3", TrackingUID="1.2.3.4")])
-    (group,) = groups(ds)
+    (group,) = measurement_groups(ds)
     assert texts(group, "Tracking Identifier") == ["Back 3"]
     assert children(group, "Tracking Unique Identifier")[0].UID == "1.2.3.4"
 
@@ -217,15 +189,17 @@ def test_two_images_of_one_lesion_do_not_share_a_tracking_uid() -> None:
     tracked = {"TrackingID": "Back 3", "TrackingUID": "1.2.3.4"}
     headers = [builders.header(number=n, **tracked) for n in (1, 2)]
     ds = report(builders.assessment(), builders.assessment(number=2), headers=headers)
-    uids = [children(group, "Tracking Unique Identifier")[0].UID for group in groups(ds)]
+    uids = [
+        children(group, "Tracking Unique Identifier")[0].UID for group in measurement_groups(ds)
+    ]
     assert uids[0] == "1.2.3.4"
     assert uids[1].startswith("2.25.")
-    assert texts(groups(ds)[1], "Tracking Identifier") == ["Back 3 (image 2)"]
+    assert texts(measurement_groups(ds)[1], "Tracking Identifier") == ["Back 3 (image 2)"]
 
 
 def test_derived_tracking_outlives_generation_and_model() -> None:
-    first = groups(report())[0]
-    later = groups(report(generation=2))[0]
+    first = measurement_groups(report())[0]
+    later = measurement_groups(report(generation=2))[0]
     name = "Tracking Unique Identifier"
     assert children(first, name)[0].UID == children(later, name)[0].UID
 
@@ -267,7 +241,10 @@ def test_highdicom_reads_the_report(sop_class_uid: str) -> None:
     ds = report(headers=[builders.header(sop_class_uid=sop_class_uid)])
     again = highdicom.sr.srread(builders.written(ds))
     (group,) = again.content.get_image_measurement_groups()
-    assert group.tracking_uid == children(groups(ds)[0], "Tracking Unique Identifier")[0].UID
+    assert (
+        group.tracking_uid
+        == children(measurement_groups(ds)[0], "Tracking Unique Identifier")[0].UID
+    )
     assert group.finding_type.meaning == "Lesion"
     assert len(group.get_measurements()) == 12
     assert group.get_measurements()[0].value == pytest.approx(73.2)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime
 import functools
-import io
 from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import JPEGBaseline8Bit
 
@@ -19,6 +18,7 @@ from models.slide.result import SlideAssessment, SlideResult, TopTile
 from models.slide.tiles import SlideGeometry, lay_grid
 from models.slide.tissue import PRESETS, find_tissue
 from reports.encode import ReportContext, SourceImage
+from tests.unit.reports.report_builders import reread
 
 STUDY_UID = "1.2.826.0.1.3680043.10.99.7"
 FRAME_OF_REFERENCE_UID = f"{STUDY_UID}.9"
@@ -104,14 +104,7 @@ def header(
         setattr(ds, keyword, value)
     for keyword in without:
         delattr(ds, keyword)
-    return dcmread(written(ds), force=True)
-
-
-def written(ds: Dataset) -> io.BytesIO:
-    buffer = io.BytesIO()
-    ds.save_as(buffer, enforce_file_format=True)
-    buffer.seek(0)
-    return buffer
+    return reread(ds)
 
 
 @functools.cache

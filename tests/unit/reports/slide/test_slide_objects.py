@@ -21,6 +21,7 @@ from reports.slide.sheet import draw_sheet
 from reports.slide.slides import read_slides
 from reports.slide.tiled import cut_tiles
 from reports.slide.tissue_mask import tissue_matrix
+from tests.unit.reports.report_builders import written
 from tests.unit.reports.slide import slide_builders as builders
 
 Validator = Callable[[Dataset], None]
@@ -123,11 +124,11 @@ def test_objects_of_several_slides_are_valid_and_distinct(
 
 
 def test_same_input_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = [builders.written(item.dataset).getvalue() for item in mixed()]
+    first = [written(item.dataset).getvalue() for item in mixed()]
     random.seed(99)
     before = time.time()
     monkeypatch.setattr(time, "time", lambda: before + 1e6)
-    second = [builders.written(item.dataset).getvalue() for item in mixed()]
+    second = [written(item.dataset).getvalue() for item in mixed()]
     assert first == second
 
 
@@ -150,7 +151,7 @@ def test_no_mode_of_a_viewer_takes_mask_or_map_for_an_overlay_of_a_stack() -> No
 
 def test_highdicom_reads_the_ranks_where_the_tiles_are() -> None:
     ds = usual()["map-1"]
-    image = highdicom.imread(builders.written(ds))
+    image = highdicom.imread(written(ds))
     values = image.get_total_pixel_matrix(apply_real_world_transform=True)
     assessment = builders.assessed()
     assert assessment.grid is not None
@@ -170,7 +171,7 @@ def test_highdicom_reads_the_ranks_where_the_tiles_are() -> None:
 
 def test_highdicom_reads_the_tissue_without_its_holes() -> None:
     ds = usual()["seg-1"]
-    read = highdicom.seg.segread(builders.written(ds))
+    read = highdicom.seg.segread(written(ds))
     mask = read.get_total_pixel_matrix(combine_segments=True).astype(bool)
     tissue = builders.assessed().tissue
     assert tissue is not None

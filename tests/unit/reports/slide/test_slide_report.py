@@ -15,6 +15,8 @@ from reports.errors import ResultError, SourceError
 from reports.slide import codes
 from reports.slide.report import slide_groups, subject
 from reports.slide.slides import read_slides
+from tests.unit.reports.report_builders import written
+from tests.unit.reports.report_content import children, coded, numbers, texts
 from tests.unit.reports.slide import slide_builders as builders
 
 
@@ -29,39 +31,9 @@ def groups(
     return [group for slide in read for group in slide_groups(slide, found)]
 
 
-def children(item: Dataset, meaning: str) -> list[Dataset]:
-    return [
-        child
-        for child in item.ContentSequence
-        if "ConceptNameCodeSequence" in child
-        and child.ConceptNameCodeSequence[0].CodeMeaning == meaning
-    ]
-
-
-def coded(item: Dataset, meaning: str) -> str:
-    (child,) = children(item, meaning)
-    return str(child.ConceptCodeSequence[0].CodeMeaning)
-
-
 def finding(item: Dataset) -> str:
     (child,) = children(item, "Finding")
     return str(child.ConceptCodeSequence[0].CodeValue)
-
-
-def numbers(item: Dataset) -> list[tuple[str, float, str]]:
-    return [
-        (
-            child.ConceptNameCodeSequence[0].CodeMeaning,
-            float(child.MeasuredValueSequence[0].NumericValue),
-            child.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue,
-        )
-        for child in item.ContentSequence
-        if child.ValueType == "NUM"
-    ]
-
-
-def texts(item: Dataset, meaning: str) -> list[str]:
-    return [str(child.TextValue) for child in children(item, meaning)]
 
 
 def region(item: Dataset) -> Dataset:
@@ -314,7 +286,7 @@ def test_instance_that_is_not_among_the_sources_is_refused_without_naming_it() -
 
 def test_highdicom_finds_regions_in_the_slides_frame_of_reference() -> None:
     objects = encode(builders.result(builders.assessed()), builders.context(*builders.headers()))
-    read = highdicom.sr.srread(builders.written(objects[0].dataset))
+    read = highdicom.sr.srread(written(objects[0].dataset))
     found = read.content.get_planar_roi_measurement_groups()
     assert len(found) == 8
     assert found[0].roi.frame_of_reference_uid == f"{builders.FRAME_OF_REFERENCE_UID}.1"

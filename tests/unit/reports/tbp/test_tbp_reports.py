@@ -18,6 +18,7 @@ from reports.coding import concepts as shared_concepts
 from reports.errors import ResultError, SourceError
 from reports.tbp import codes
 from reports.tbp.sheet import Shown, draw_sheets
+from tests.unit.reports.report_content import children, measurement_groups
 
 Validator = Callable[[Dataset], None]
 FLAGGED = (
@@ -26,20 +27,6 @@ FLAGGED = (
     tbp.lesion(3),
     tbp.lesion(4, excluded=("nevi_confidence",), distance=None),
 )
-
-
-def items(ds: Dataset, name: str) -> list[Dataset]:
-    return [
-        child
-        for child in ds.ContentSequence
-        if "ConceptNameCodeSequence" in child
-        and child.ConceptNameCodeSequence[0].CodeMeaning == name
-    ]
-
-
-def groups(ds: Dataset) -> list[Dataset]:
-    (measurements,) = items(ds, "Imaging Measurements")
-    return items(measurements, "Measurement Group")
 
 
 def numbers(group: Dataset) -> dict[str, str]:
@@ -54,7 +41,7 @@ def numbers(group: Dataset) -> dict[str, str]:
 
 
 def comments(group: Dataset) -> list[str]:
-    return [str(item.TextValue) for item in items(group, "Comment")]
+    return [str(item.TextValue) for item in children(group, "Comment")]
 
 
 def test_every_object_is_valid(dciodvfy: Validator, strictly_valid: Validator) -> None:
@@ -80,8 +67,8 @@ def test_dcmtk_reads_both_documents(dsrdump: Callable[[Dataset], str]) -> None:
 
 def test_the_viewer_gets_the_recommended_lesions_each_on_its_tile() -> None:
     report = tbp.by_role(tbp.encoded(tbp.result(*FLAGGED)))["sr"]
-    first, second = groups(report)
-    assert items(first, "Tracking Unique Identifier")[0].UID == "2.25.1"
+    first, second = measurement_groups(report)
+    assert children(first, "Tracking Unique Identifier")[0].UID == "2.25.1"
     assert list(numbers(first).items()) == [
         ("Referral prob. by tile", "71.0 %"),
         ("Malignancy prob. by data", "42.0 %"),
@@ -96,7 +83,7 @@ def test_the_viewer_gets_the_recommended_lesions_each_on_its_tile() -> None:
     assert points.max(axis=0) == pytest.approx((100, 500 / 6))
     image = region.ContentSequence[0].ReferencedSOPSequence[0]
     assert image.ReferencedSOPInstanceUID == tbp.uid(1)
-    reasons = items(first, "Reason for a closer look")
+    reasons = children(first, "Reason for a closer look")
     assert [item.ConceptCodeSequence[0].CodeValue for item in reasons] == [
         "TBP_R_TILE",
         "TBP_R_DUCKLING",
@@ -105,7 +92,7 @@ def test_the_viewer_gets_the_recommended_lesions_each_on_its_tile() -> None:
     assert demonstration.startswith("DEMONSTRATION MODEL")
     assert verdict == "AI rank 1 of 4: look closer (tile, ugly duckling)"
     assert use.startswith("Research use only")
-    assert "Body site: Head & Neck." in items(second, "Assessment details")[0].TextValue
+    assert "Body site: Head & Neck." in children(second, "Assessment details")[0].TextValue
 
 
 def test_every_document_names_patient_and_study_whichever_tile_comes_first(
@@ -130,22 +117,22 @@ def test_names_fit_a_viewer_and_its_first_five_lines() -> None:
 
 def test_the_site_is_the_source_s_own_else_the_device_s_region() -> None:
     own = tbp.by_role(tbp.encoded(tbp.result(*FLAGGED)))["sr"]
-    site = items(groups(own)[0], "Finding Site")[0]
+    site = children(measurement_groups(own)[0], "Finding Site")[0]
     assert site.ConceptCodeSequence[0].CodeMeaning == "Forearm"
     images = tbp.sources(4, without=("AnatomicRegionSequence", "ImageLaterality"))
     report = tbp.by_role(tbp.encoded(tbp.result(*FLAGGED), images))["sr"]
-    (site,) = items(groups(report)[0], "Finding Site")
+    (site,) = children(measurement_groups(report)[0], "Finding Site")
     assert site.ConceptCodeSequence[0].CodeMeaning == "Upper limb"
     assert site.ContentSequence[0].ConceptCodeSequence[0].CodeMeaning == "Left"
 
 
 def test_without_a_recommendation_the_report_still_has_a_region() -> None:
     objects = tbp.by_role(tbp.encoded(tbp.result(tbp.lesion(1), tbp.lesion(2))))
-    (group,) = groups(objects["sr"])
+    (group,) = measurement_groups(objects["sr"])
     assert "no lesion recommended" in comments(group)[1]
-    recommended = items(group, "Closer look recommended")[0]
+    recommended = children(group, "Closer look recommended")[0]
     assert recommended.ConceptCodeSequence[0].CodeMeaning == "No"
-    summary = items(objects["sr"], "CAD Processing and Findings Summary")[0]
+    summary = children(objects["sr"], "CAD Processing and Findings Summary")[0]
     assert summary.ConceptCodeSequence[0].CodeValue == "111241"
 
 
@@ -153,13 +140,13 @@ def test_nothing_assessed_is_said_and_coded(dciodvfy: Validator) -> None:
     taken_out = tbp.lesion(1, excluded=("majorAxisMM", "deltaLBnorm"), distance=None)
     given = tbp.result(taken_out, nevus_count={}, not_assessed=3, photodamage=_ungraded())
     objects = tbp.by_role(tbp.encoded(given))
-    (group,) = groups(objects["sr"])
+    (group,) = measurement_groups(objects["sr"])
     assert [
-        i.ConceptCodeSequence[0].CodeValue for i in items(group, "Filter that takes lesions out")
+        i.ConceptCodeSequence[0].CodeValue for i in children(group, "Filter that takes lesions out")
     ]
-    summary = items(objects["sr"], "CAD Processing and Findings Summary")[0]
+    summary = children(objects["sr"], "CAD Processing and Findings Summary")[0]
     assert summary.ConceptCodeSequence[0].CodeValue == "111245"
-    assert "No lesion was assessed" in comments(groups(objects["sr-patient"])[0])[1]
+    assert "No lesion was assessed" in comments(measurement_groups(objects["sr-patient"])[0])[1]
     for ds in objects.values():
         dciodvfy(ds)
 
@@ -170,7 +157,7 @@ def _ungraded() -> Photodamage:
 
 def test_the_patient_s_report_holds_totals_counts_grade_and_remarks() -> None:
     report = tbp.by_role(tbp.encoded(tbp.result(*FLAGGED)))["sr-patient"]
-    patient, back, arm, unknown, damage = groups(report)
+    patient, back, arm, unknown, damage = measurement_groups(report)
     assert numbers(patient) == {
         "Lesions received": "4 {count}",
         "Lesions assessed": "3 {count}",
@@ -184,16 +171,18 @@ def test_the_patient_s_report_holds_totals_counts_grade_and_remarks() -> None:
         "Nevus count": "8 {count}",
     }
     assert numbers(back) == {"Nevus count": "5 {count}"}
-    assert items(back, "Finding")[0].ConceptCodeSequence[0].CodeValue == "400096001"
-    assert items(arm, "Finding Site")
-    assert not items(unknown, "Finding Site")
-    assert items(damage, "Finding")[0].ConceptCodeSequence[0].CodeValue == "43982006"
-    grade = items(damage, "Photodamage grade")[0].ConceptCodeSequence[0]
+    assert children(back, "Finding")[0].ConceptCodeSequence[0].CodeValue == "400096001"
+    assert children(arm, "Finding Site")
+    assert not children(unknown, "Finding Site")
+    assert children(damage, "Finding")[0].ConceptCodeSequence[0].CodeValue == "43982006"
+    grade = children(damage, "Photodamage grade")[0].ConceptCodeSequence[0]
     assert (grade.CodingSchemeDesignator, grade.CodeMeaning) == ("SCT", "Moderate")
-    remark = items(patient, "Remark on the screening")[0].ConceptCodeSequence[0]
+    remark = children(patient, "Remark on the screening")[0].ConceptCodeSequence[0]
     assert remark.CodeValue == "T_UNMEASURED"
     assert "3 lesions without measurements." in comments(patient)
-    uids = [items(group, "Tracking Unique Identifier")[0].UID for group in groups(report)]
+    uids = [
+        children(group, "Tracking Unique Identifier")[0].UID for group in measurement_groups(report)
+    ]
     assert len(set(uids)) == len(uids)
 
 
@@ -215,10 +204,11 @@ def test_a_recommended_lesion_without_a_tile_is_in_the_patient_s_report(
     given = tbp.result(alone, tbp.lesion(2))
     objects = tbp.by_role(tbp.encoded(given, tbp.sources(2)[1:]))
     names = [
-        items(group, "Tracking Identifier")[0].TextValue for group in groups(objects["sr-patient"])
+        children(group, "Tracking Identifier")[0].TextValue
+        for group in measurement_groups(objects["sr-patient"])
     ]
     assert "L001" in names
-    assert len(groups(objects["sr"])) == 1
+    assert len(measurement_groups(objects["sr"])) == 1
     for ds in objects.values():
         dciodvfy(ds)
 
@@ -263,7 +253,7 @@ def test_lesions_that_do_not_fit_on_the_sheets_are_counted() -> None:
     lesions = [tbp.lesion(rank, "risk") for rank in range(1, 262)]
     objects = tbp.encoded(tbp.result(*lesions))
     assert sum(each.role.startswith("sheet") for each in objects) == 12
-    assert len(groups(tbp.by_role(objects)["sr"])) == 261
+    assert len(measurement_groups(tbp.by_role(objects)["sr"])) == 261
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1.5, -0.2])
