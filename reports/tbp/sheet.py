@@ -31,13 +31,12 @@ from reports.tbp.wording import count, evidence
 from reports.typography import drawable, fitted, width, wrapped
 from reports.wording import RESEARCH_USE, percent, short_digest
 
-COLUMNS, ROWS = 5, 4
-LESIONS_PER_SHEET = COLUMNS * ROWS
+_GRIDS = ((3, 2), (4, 3), (5, 4))  # (columns, rows): few lesions are shown larger
+LESIONS_PER_SHEET = _GRIDS[-1][0] * _GRIDS[-1][1]
 
 _GRID_WIDTH = 1400
 _TOP = 76
-_CELL = (_GRID_WIDTH // COLUMNS, (PICTURE_SIZE[0] - _TOP) // ROWS)
-_TILE = 164
+_TEXT_HEIGHT = 118  # of the lines below a tile
 _INSET, _LINE = 16, 24
 _LEFT, _RIGHT = _GRID_WIDTH + 40, PICTURE_SIZE[1] - 40
 _WIDTH = _RIGHT - _LEFT
@@ -47,6 +46,35 @@ _SHORT: dict[Reason, str] = {
     "measurements": "measured",
 }
 _LINES: tuple[tuple[Reason, ...], ...] = (("risk", "measurements"), ("ugly duckling",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Grid:
+    """Where the lesions of a sheet stand."""
+
+    columns: int
+    rows: int
+
+    @classmethod
+    def of(cls, count: int) -> _Grid:
+        """The coarsest grid that holds so many lesions."""
+        columns, rows = next(each for each in _GRIDS if each[0] * each[1] >= count)
+        return cls(columns=columns, rows=rows)
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        """(width, height) of a cell."""
+        return _GRID_WIDTH // self.columns, (PICTURE_SIZE[0] - _TOP) // self.rows
+
+    @property
+    def tile(self) -> int:
+        """Longest side of a picture."""
+        return min(self.cell[0] - 2 * _INSET, self.cell[1] - _TEXT_HEIGHT)
+
+    def corner(self, number: int) -> tuple[int, int]:
+        """(left, top) of a cell."""
+        width, height = self.cell
+        return (number % self.columns) * width, _TOP + (number // self.columns) * height
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,22 +104,18 @@ def _draw_sheet(
     shown: Sequence[Shown], result: TbpResult, place: tuple[int, int]
 ) -> NDArray[np.uint8]:
     canvas = blank_canvas(_GRID_WIDTH)
+    grid = _Grid.of(len(shown))
     for number, each in enumerate(shown):
         if each.pixels is not None:
-            left, top = _corner(number)
-            view = as_large_as(each.pixels, (_TILE, _TILE))
-            put_into(canvas, view, (top + 4, left + _INSET), (_TILE, view.shape[1]))
+            left, top = grid.corner(number)
+            view = as_large_as(each.pixels, (grid.tile, grid.tile))
+            put_into(canvas, view, (top + 4, left + _INSET), (grid.tile, view.shape[1]))
     pen = _Pen(canvas, left=_LEFT, right=_RIGHT)
     pen.banner(result.model, size=32, width_px=_GRID_WIDTH)
     for number, each in enumerate(shown):
-        _label(pen, each, result, _corner(number))
+        _label(pen, each, result, grid, grid.corner(number))
     _draw_panel(pen, result, place, len(shown))
     return pen.pixels()
-
-
-def _corner(number: int) -> tuple[int, int]:
-    """(left, top) of a cell."""
-    return (number % COLUMNS) * _CELL[0], _TOP + (number // COLUMNS) * _CELL[1]
 
 
 class _Pen(Panel):
@@ -126,13 +150,15 @@ class _Pen(Panel):
         self.x, self.y = self.left, self.y - 10
 
 
-def _label(pen: _Pen, shown: Shown, result: TbpResult, corner: tuple[int, int]) -> None:
+def _label(
+    pen: _Pen, shown: Shown, result: TbpResult, grid: _Grid, corner: tuple[int, int]
+) -> None:
     """Rank, identifier, site and size, and what each module says: orange where it says yes."""
     lesion = shown.lesion
-    left, room = corner[0] + _INSET, _CELL[0] - _INSET - 8
+    left, room = corner[0] + _INSET, grid.cell[0] - _INSET - 8
     if shown.pixels is None:
-        pen.centred("no picture", left + _TILE // 2, corner[1] + 4 + _TILE // 2, 22, MUTED)
-    pen.x, pen.y = left, corner[1] + _TILE + 8
+        pen.centred("no picture", left + grid.tile // 2, corner[1] + 4 + grid.tile // 2, 22, MUTED)
+    pen.x, pen.y = left, corner[1] + grid.tile + 8
     pen.line(f"{lesion.rank}.  {lesion.lesion_id}", 20, TEXT, room, 0.4)
     axis = result.tiles[lesion.lesion_id].major_axis_mm
     size = "" if axis is None else f", {axis:.1f} mm"
