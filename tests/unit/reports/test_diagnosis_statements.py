@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import report_builders as builders
 from pydicom import Dataset
-from test_measurement_report import children, coded, groups, numbers, texts
 
 from models.diagnosis import state_lesions
 from models.quality import UNREADABLE, Reason, Remark
@@ -18,6 +17,7 @@ from reports.diagnosis.overview import Overview, draw_overview
 from reports.diagnosis.page import diagnosis_page
 from reports.encode import encode
 from reports.page import Text
+from tests.unit.reports.report_content import children, coded, measurement_groups, numbers, texts
 
 
 def codes_of(item: Dataset, meaning: str) -> list[str]:
@@ -53,7 +53,7 @@ def words(image: ImageAssessment, *others: ImageAssessment) -> str:
 
 def test_set_is_said_coded_and_shown() -> None:
     image = with_set("MEL", "NV")
-    (group,) = groups(report(image))
+    (group,) = measurement_groups(report(image))
     assert codes_of(group, "Possible diagnosis") == ["Malignant melanoma", "Melanocytic nevus"]
     assert coded(group, "Referral to a reader") == "No"
     assert ("Coverage of the diagnoses", 90.0, "%") in numbers(group)
@@ -74,7 +74,7 @@ def test_empty_or_large_set_is_a_referral(
     labels: tuple[str, ...], said: str, reason: codes.Concept
 ) -> None:
     image = with_set(*labels)
-    (group,) = groups(report(image))
+    (group,) = measurement_groups(report(image))
     assert coded(group, "Referral to a reader") == "Yes"
     assert coded(group, "Reason for the referral") == reason.meaning
     assert any(
@@ -84,27 +84,27 @@ def test_empty_or_large_set_is_a_referral(
 
 
 def test_model_without_sets_says_nothing_of_them() -> None:
-    (group,) = groups(report(builders.assessment()))
+    (group,) = measurement_groups(report(builders.assessment()))
     assert codes_of(group, "Possible diagnosis") == codes_of(group, "Referral to a reader") == []
 
 
 @pytest.mark.parametrize("reason", list(Reason))
 def test_every_reason_has_a_code(reason: Reason) -> None:
     image = builders.not_assessed(reasons=(reason,))
-    (group,) = groups(report(image))
+    (group,) = measurement_groups(report(image))
     assert coded(group, "Reason not to assess") == codes.REASONS[reason].meaning
     assert str(reason)[1:] in words(image)
 
 
 @pytest.mark.parametrize("remark", list(Remark))
 def test_every_remark_has_a_code(remark: Remark) -> None:
-    (group,) = groups(report(builders.assessment(warnings=(remark,))))
+    (group,) = measurement_groups(report(builders.assessment(warnings=(remark,))))
     assert coded(group, "Remark on the image") == codes.REMARKS[remark].meaning
 
 
 def test_reasons_of_other_origin_have_codes_too() -> None:
     image = builders.not_assessed(reasons=(f"{UNREADABLE}: it ends early", "something new"))
-    (group,) = groups(report(image))
+    (group,) = measurement_groups(report(image))
     assert codes_of(group, "Reason not to assess") == [
         "Image cannot be read",
         "Other reason, see the comment",
@@ -119,7 +119,7 @@ def pair() -> tuple[ImageAssessment, ImageAssessment]:
 
 def test_pair_of_one_lesion_is_joined_and_the_dermoscopic_image_stands() -> None:
     ds = report(*pair(), TrackingID="Back 3", TrackingUID="1.2.3.4")
-    clinical, dermoscopic = groups(ds)
+    clinical, dermoscopic = measurement_groups(ds)
     assert texts(clinical, "Tracking Identifier") == ["Back 3 (image 1)"]
     assert texts(dermoscopic, "Tracking Identifier") == ["Back 3"]
     for group, role in ((clinical, codes.SEEN_BESIDE), (dermoscopic, codes.DECIDES)):
@@ -137,7 +137,7 @@ def test_pair_of_one_lesion_is_joined_and_the_dermoscopic_image_stands() -> None
 
 def test_lesion_of_which_nothing_was_assessed_says_so() -> None:
     images = [replace(builders.not_assessed(number=number), lesion="1.2.3.4") for number in (1, 2)]
-    (first, _) = groups(report(*images, TrackingUID="1.2.3.4"))
+    (first, _) = measurement_groups(report(*images, TrackingUID="1.2.3.4"))
     assert "One lesion in images 1, 2, none of them assessed" in texts(first, "Comment")
     assert codes_of(first, "Role of the image for its lesion") == []
 
