@@ -1,7 +1,8 @@
 """``make bench``: measures, side by side in one run, and prints ratios. It asserts no speed.
 
-Receive rate against dcmtk's storescp, seconds from the last C-STORE to the confirmed result, and
-images per second through Triton.
+Receive rate against dcmtk's storescp, seconds from the last C-STORE to the confirmed result, images
+per second through Triton, each analysis on its path, slide tiles beside openslide and wsidicom, report
+and mask writing beside highdicom. ``--only TOPIC`` runs one of them.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from gateway.acceptance import VL_PHOTOGRAPHIC
 from gateway.embedded import free_port
+from tests.bench import analyses, change, prognosis, reports, slide_reports, slides, tbp
 from tests.bench.blast import Association, Instance, command_set, encode
 from tests.lentigo import running_lentigo, running_triton
 from tests.servers import storescp, wait_until
@@ -248,14 +250,26 @@ def bench_triton(seconds: float) -> None:
             print(f"batch {batch:2}, {in_flight} in flight: {rate:6.1f} images/s", flush=True)
 
 
+TOPICS: dict[str, Callable[[], object]] = {
+    "slides": slides.main,
+    "slide_reports": slide_reports.main,
+    "reports": reports.run,
+    "tbp": tbp.run,
+    "change": change.main,
+    "prognosis": prognosis.run,
+}
+"""Benches that need no options: tiles, writing, and the parts of each analysis."""
+
+
 def main() -> None:
     """Run what was asked for; everything by default."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--only", choices=("receive", "path", "triton"))
+    parser.add_argument("--only", choices=("receive", "path", "triton", "analyses", *TOPICS))
     parser.add_argument("--workloads", default="tbp,derm,wsi")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=0.25, help="share of each workload")
     parser.add_argument("--studies", type=int, default=12)
+    parser.add_argument("--copies", type=int, default=4, help="studies of each analysis")
     args = parser.parse_args()
     if args.only in (None, "receive"):
         bench_receive(args.workloads.split(","), args.rounds, args.scale)
@@ -263,6 +277,11 @@ def main() -> None:
         bench_path(args.studies)
     if args.only in (None, "triton"):
         bench_triton(5.0)
+    if args.only in (None, "analyses"):
+        analyses.run(args.copies)
+    for topic, run in TOPICS.items():
+        if args.only in (None, topic):
+            run()
 
 
 if __name__ == "__main__":
