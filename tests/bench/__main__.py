@@ -1,8 +1,8 @@
 """``make bench``: measures, side by side in one run, and prints ratios. It asserts no speed.
 
 Receive rate against dcmtk's storescp, seconds from the last C-STORE to the confirmed result, images
-per second through Triton, each analysis on its path, slide tiles beside openslide and wsidicom, report
-and mask writing beside highdicom. ``--only TOPIC`` runs one of them.
+per second through Triton, each analysis on its path, slide tiles beside openslide and wsidicom,
+report and mask writing beside highdicom. ``--only TOPIC`` runs one of them.
 """
 
 import argparse
