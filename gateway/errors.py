@@ -131,7 +131,7 @@ class PasswordRefused(GatewayError):
 class DocumentRefused(GatewayError):
     """A document of the site is not let in; the message says why, never with a value of it."""
 
-    def __init__(self, message: str, status_code: int) -> None:
+    def __init__(self, message: str, status_code: int = 422) -> None:
         super().__init__(message)
         self.status_code = status_code
         """HTTP status that answers it."""
