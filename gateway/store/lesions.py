@@ -28,6 +28,14 @@ BODY_SITE = "body_site"
 # The type parameters of Row differ between SQLAlchemy 2.0 and 2.1.
 HeldRow = Any
 
+# PS3.16 Annex L: these name an organ or the whole, no place where one lesion is to be found. Every
+# photograph of the skin may carry them.
+_NO_PLACE = frozenset(
+    {
+        *("SCT|39937001", "SRT|T-01000", "SNM3|T-01000", "BodyPartExamined|SKIN"),
+        *("SCT|38266002", "SRT|T-D0010", "SNM3|T-D0010", "BodyPartExamined|WHOLEBODY"),
+    }
+)
 _SEPARATOR = "\x1f"
 _DATE_DIGITS = 8
 
@@ -77,6 +85,8 @@ def lesion_values(header: InstanceHeader) -> dict[str, str]:
 def body_site(header: InstanceHeader) -> str:
     """Scheme, code value and laterality of the anatomic region, else of the body part.
 
+    Empty where the region is the skin as such or the whole body: that links nothing.
+
     Examples
     --------
     >>> body_site(InstanceHeader(sop_class_uid="1", sop_instance_uid="2", study_instance_uid="3",
@@ -85,7 +95,8 @@ def body_site(header: InstanceHeader) -> str:
     'SCT|40983000|L'
     """
     part = header.body_part_examined.strip().upper()
-    site = header.anatomic_region_code or (f"BodyPartExamined|{part}" if part else "")
+    named = (header.anatomic_region_code, f"BodyPartExamined|{part}" if part else "")
+    site = next((each for each in named if each and each not in _NO_PLACE), "")
     if not site:
         return ""
     return f"{site[:60]}|{(header.image_laterality or header.laterality).strip()[:16]}"

@@ -72,6 +72,20 @@ def test_body_site_makes_a_candidate_of_the_same_side_only(record):
     assert (found.instance.sop_instance_uid, found.linkage) == (first, BODY_SITE)
 
 
+@pytest.mark.parametrize(
+    "region",
+    [
+        {"anatomic_region_code": "SCT|39937001"},
+        {"anatomic_region_code": "SCT|38266002"},
+        {"body_part_examined": "skin"},
+    ],
+)
+def test_a_region_that_names_no_place_links_nothing(record, region):
+    receive(record, acquired_at="20250101090000", **region)
+    second = receive(record, acquired_at="20250601090000", **region)
+    assert earlier(record, second) == ()
+
+
 def test_another_tracked_lesion_at_the_body_site_is_no_candidate(record):
     receive(record, acquired_at="20250101090000", tracking_uid="2.25.8", **BACK)
     second = receive(record, acquired_at="20250601090000", tracking_uid="2.25.9", **BACK)
