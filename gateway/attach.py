@@ -6,12 +6,11 @@ import argparse
 import getpass
 from pathlib import Path
 
-from gateway.documents import MAX_BYTES, DocumentDesk
+from gateway.documents import MAX_BYTES, document_desk
 from gateway.errors import DocumentRefused, GatewayError
 from gateway.home import resolve_home, running_instance
-from gateway.settings import CompletenessSettings, ListenerSettings, StoreSettings
-from gateway.spool import Spool
-from gateway.store.documents import DocumentRecord, Registered
+from gateway.settings import StoreSettings
+from gateway.store.documents import Registered
 from gateway.store.engine import open_engine
 
 _EPILOG = """\
@@ -54,11 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise GatewayError(f"there is no record in {store.home}; `lentigo up` makes one")
     engine = open_engine(store.record_url)
     try:
-        desk = DocumentDesk(
-            Spool(store.spool_folder, reserve_bytes=ListenerSettings().reserve_bytes),
-            DocumentRecord(engine, CompletenessSettings()),
-        )
-        registered = desk.receive(
+        registered = document_desk(store, engine).receive(
             uid=args.study,
             name=args.name or args.file.name,
             stated_type=args.type,

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import re
 
+from sqlalchemy import Engine
+
 from gateway.document_syntax import SYNTAX, media_type_of
 from gateway.errors import DocumentRefused
+from gateway.settings import CompletenessSettings, ListenerSettings, StoreSettings
 from gateway.spool import Spool
 from gateway.store.documents import DocumentRecord, Registered
 
@@ -19,6 +22,12 @@ MAX_BYTES = 32 * 1024 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")  # PS3.5 9.1
 _MAX_UID = 64
+
+
+def document_desk(store: StoreSettings, engine: Engine) -> DocumentDesk:
+    """Return what takes documents in; it shares spool and reserve with the listener."""
+    spool = Spool(store.spool_folder, reserve_bytes=ListenerSettings().reserve_bytes)
+    return DocumentDesk(spool, DocumentRecord(engine, CompletenessSettings()))
 
 
 class DocumentDesk:

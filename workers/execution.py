@@ -146,12 +146,9 @@ def _with_model(services: Services, decision: Decision) -> Decision:
     except (ModelUnavailable, BadModelOutput) as exc:
         log.warning("scheduled without its model: %s", exc, extra={"action": "model.unknown"})
         return decision
-    level = served.manifest.evidence_level
-    if level != "real" and not services.settings.demonstration_models:
-        return decision.left_out(
-            f"the evidence behind the model is '{level}', and demonstration models are not "
-            "switched on"
-        )
+    why = served.lacks_evidence(services.settings.demonstration_models)
+    if why:
+        return decision.left_out(why)
     return replace(decision, model_digest=served.digest)
 
 

@@ -85,7 +85,9 @@ def analyse(claim: Claim, analysis: Analysis, ports: Ports, checkpoint: Checkpoi
         The step failed as a whole.
     """
     served = _identify(claim, analysis, ports.inference)
-    _check_evidence(served, ports.allows_demonstration)
+    why = served.lacks_evidence(ports.allows_demonstration)
+    if why:
+        raise DemonstrationModel(why)
     meter = Meter()
     models = MeteredModels(ports.inference, meter)
     with meter.measure("run"):
@@ -123,15 +125,6 @@ def _identify(claim: Claim, analysis: Analysis, inference: InferenceClient) -> S
     if served.digest != claim.model_digest:
         raise ModelChanged(f"another version of the model {claim.analysis} was put in service")
     return served
-
-
-def _check_evidence(served: ServedModel[Any], allows_demonstration: bool) -> None:
-    level = served.manifest.evidence_level
-    if level != "real" and not allows_demonstration:
-        raise DemonstrationModel(
-            f"the evidence behind the model {served.name} is '{level}', and demonstration models "
-            "are not switched on (LENTIGO_WORKER_DEMONSTRATION_MODELS)"
-        )
 
 
 def _check_same_model(

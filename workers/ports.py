@@ -39,6 +39,16 @@ class ServedModel(Generic[ManifestKind]):
     """SHA-256 of the weights, 64 hexadecimal digits."""
     manifest: ManifestKind
 
+    def lacks_evidence(self, allows_demonstration: bool) -> str:
+        """Why the model may not answer here for want of real evidence; empty when it may."""
+        level = self.manifest.evidence_level
+        if level == "real" or allows_demonstration:
+            return ""
+        return (
+            f"the evidence behind the model {self.name} is '{level}', and demonstration models "
+            "are not switched on (LENTIGO_WORKER_DEMONSTRATION_MODELS)"
+        )
+
 
 class InstanceSource(Protocol):
     """Reads received instances from the spool."""

@@ -26,6 +26,7 @@ from gateway import wording
 from gateway.dashboard import documents, views
 from gateway.dashboard.auth import Gate
 from gateway.dashboard.live import LiveFeed
+from gateway.documents import document_desk
 from gateway.errors import RecordUnavailable
 from gateway.settings import DashboardSettings, StoreSettings
 from gateway.store.accounts import Accounts
@@ -69,7 +70,7 @@ def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engin
         results_folder=store.results_folder,
         session_hours=dashboard.session_hours,
     )
-    app.state.documents = documents.desk(store, engine)
+    app.state.documents = document_desk(store, engine)
     app.include_router(documents.router)
     app.include_router(views.router)
     app.mount("/static", StaticFiles(directory=_FOLDER / "static"), name="static")

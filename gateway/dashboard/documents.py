@@ -6,24 +6,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import JSONResponse
-from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 
 from gateway.documents import DocumentDesk
 from gateway.errors import DocumentRefused, SpoolError, SpoolFull
-from gateway.settings import CompletenessSettings, ListenerSettings, StoreSettings
-from gateway.spool import Spool
-from gateway.store.documents import DocumentRecord
 
 router = APIRouter()
 
 _INSUFFICIENT_STORAGE = 507
-
-
-def desk(store: StoreSettings, engine: Engine) -> DocumentDesk:
-    """Return what takes documents in; it shares spool and reserve with the listener."""
-    spool = Spool(store.spool_folder, reserve_bytes=ListenerSettings().reserve_bytes)
-    return DocumentDesk(spool, DocumentRecord(engine, CompletenessSettings()))
 
 
 @router.post("/api/studies/{uid}/documents")

@@ -26,14 +26,12 @@ from rich.table import Table
 
 from gateway.demo.archive import archive
 from gateway.demo.studies import DemoStudy, make_studies
-from gateway.documents import DocumentDesk
+from gateway.documents import document_desk
 from gateway.errors import GatewayError
 from gateway.home import RunningInstance, running_instance
 from gateway.send import send
 from gateway.sender import Destination
-from gateway.settings import CompletenessSettings, ListenerSettings, StoreSettings
-from gateway.spool import Spool
-from gateway.store.documents import DocumentRecord
+from gateway.settings import StoreSettings
 from gateway.store.engine import open_engine
 from gateway.store.states import FINAL_STATES
 from gateway.store.status import study_list
@@ -187,8 +185,7 @@ def _attach(studies: list[DemoStudy], home: Path) -> None:
     """Hand in the documents as ``lentigo attach`` does; they wait for their studies."""
     store = StoreSettings(home=home)
     engine = open_engine(store.record_url)
-    spool = Spool(store.spool_folder, reserve_bytes=ListenerSettings().reserve_bytes)
-    desk = DocumentDesk(spool, DocumentRecord(engine, CompletenessSettings()))
+    desk = document_desk(store, engine)
     try:
         for study in studies:
             for name, content in study.documents.items():
