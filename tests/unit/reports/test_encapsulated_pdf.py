@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from reports.page_fonts import drawable, split_lines, text_width
 from reports.page_pdf import page_pdf
 from reports.page_picture import page_picture
 from reports.source import Source, select_sources
+from tests.servers import require
 from tests.unit.reports.report_builders import MODEL, STUDY_UID, context, header
 
 Validator = Callable[[Dataset], None]
@@ -87,8 +87,7 @@ def test_what_is_no_pdf_is_refused() -> None:
 
 
 def test_dcmtk_takes_the_pdf_out_again(tmp_path: Path) -> None:
-    if shutil.which("dcm2pdf") is None:
-        pytest.skip("dcm2pdf is not installed")
+    require("dcm2pdf")
     document().save_as(tmp_path / "page.dcm", enforce_file_format=True)
     command = ["dcm2pdf", tmp_path / "page.dcm", tmp_path / "page.pdf"]
     subprocess.run(command, check=True, timeout=60)
@@ -109,8 +108,7 @@ def test_a_page_has_the_same_bytes_in_every_process() -> None:
 
 
 def test_text_of_the_pdf_can_be_read_and_searched(tmp_path: Path) -> None:
-    if shutil.which("pdftotext") is None:
-        pytest.skip("pdftotext is not installed")
+    require("pdftotext")
     (tmp_path / "page.pdf").write_bytes(page_pdf(drawn_page()))
     run = subprocess.run(
         ["pdftotext", tmp_path / "page.pdf", "-"], capture_output=True, check=True, timeout=60
