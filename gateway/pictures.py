@@ -178,9 +178,8 @@ def _parse_jpeg(content: bytes) -> _JpegStream:
             break
         if marker in _STANDALONE_MARKERS:
             continue
-        (length,) = struct.unpack_from(">H", content, position)
-        body = content[position + 2 : position + length]
-        position += length
+        body = _segment(content, position)
+        position += 2 + len(body)
         if marker in _SOF_MARKERS:
             process, frame = marker, body
         elif marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12:
@@ -189,6 +188,8 @@ def _parse_jpeg(content: bytes) -> _JpegStream:
             is_jfif = True
     if frame is None:
         raise _Unsuitable("a JPEG without a frame header")
+    if len(frame) < 6 or len(frame) < 6 + 3 * frame[5]:
+        raise _Unsuitable("a JPEG with a damaged frame header")
     specifications = [frame[at : at + 3] for at in range(6, 6 + 3 * frame[5], 3)]
     return _JpegStream(
         data=content[:position],
@@ -198,6 +199,16 @@ def _parse_jpeg(content: bytes) -> _JpegStream:
         adobe_transform=adobe_transform,
         is_jfif=is_jfif,
     )
+
+
+def _segment(content: bytes, position: int) -> bytes:
+    """Return the parameters of the marker segment whose length stands at ``position``."""
+    if position + 2 > len(content):
+        raise _Unsuitable("truncated: the JPEG ends in a marker segment")
+    (length,) = struct.unpack_from(">H", content, position)
+    if length < 2 or position + length > len(content):
+        raise _Unsuitable("a JPEG with a damaged marker segment")
+    return content[position + 2 : position + length]
 
 
 def _next_marker(content: bytes, position: int) -> tuple[int, int]:

@@ -48,6 +48,7 @@ from gateway.settings import DeliverySettings
 _STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # PS3.4 C.6.2.3
 
 _NOT_TRIED = "the association ended early"
+_UNANSWERED = "no answer: aborted or timed out"
 
 _MAX_CONTEXTS = 128  # odd identifiers 1 to 255, PS3.8 9.3.2.2
 
@@ -126,11 +127,19 @@ class Sender:
                 (str(context.abstract_syntax), str(context.transfer_syntax[0]))
                 for context in assoc.accepted_contexts
             }
+            is_over = False
             for each in objects:
                 if each.is_stored:
                     outcomes[each.id] = Outcome(id=each.id, state=ObjectState.STORED)
+                elif is_over:
+                    outcomes[each.id] = _outcome(each, ObjectState.PENDING, _NOT_TRIED)
                 else:
                     outcomes[each.id] = _store(assoc, each, syntaxes[each.id], accepted)
+                    is_over = outcomes[each.id].reason in (_NOT_TRIED, _UNANSWERED)
+                    if is_over and assoc.is_established:
+                        # pynetdicom's other thread has not seen the end yet, or the destination
+                        # is silent: either way nothing more can be asked here.
+                        assoc.abort()
             self._confirm(assoc, objects, outcomes, accepted)
         finally:
             if assoc.is_established:
@@ -258,7 +267,7 @@ def _store(
             each, ObjectState.PENDING, f"the result file cannot be read ({type(exc).__name__})"
         )
     except RuntimeError:  # pynetdicom: the association is not established any more
-        return _outcome(each, ObjectState.PENDING, "the association ended early")
+        return _outcome(each, ObjectState.PENDING, _NOT_TRIED)
     except ValueError as exc:
         # pynetdicom could not encode it: a defect of ours, which no retry cures.
         return _outcome(
@@ -266,7 +275,7 @@ def _store(
         )
     value = _status_of(status)
     if value is None:
-        return _outcome(each, ObjectState.PENDING, "no answer: aborted or timed out")
+        return _outcome(each, ObjectState.PENDING, _UNANSWERED)
     state, reason = classify_status(value)
     return _outcome(each, state, reason, value)
 
