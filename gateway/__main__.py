@@ -33,7 +33,7 @@ def _stop_event() -> threading.Event:
 
 
 def _listen() -> None:
-    from gateway.listener import Listener
+    from gateway.listener.server import Listener
     from gateway.spool import Spool
 
     stop = _stop_event()

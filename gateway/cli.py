@@ -20,12 +20,12 @@ from gateway.settings import reject_unknown_environment
 # name -> (module with add_arguments and run, one line of help). Imported when used: `send` should
 # not pay for the web framework.
 COMMANDS = {
-    "up": ("gateway.up", "start all services on this host, in the foreground"),
-    "wrap": ("gateway.wrap", "turn JPEG or PNG pictures into DICOM"),
-    "send": ("gateway.send", "send DICOM files or folders to a PACS or to Lentigo"),
+    "up": ("gateway.host.up", "start all services on this host, in the foreground"),
+    "wrap": ("gateway.sending.wrap", "turn JPEG or PNG pictures into DICOM"),
+    "send": ("gateway.sending.send", "send DICOM files or folders to a PACS or to Lentigo"),
     "attach": ("gateway.attach", "attach a JSON, FHIR or CSV document to a study"),
     "status": ("gateway.status", "say where each study is"),
-    "doctor": ("gateway.doctor", "check every part and say how to mend it"),
+    "doctor": ("gateway.host.doctor", "check every part and say how to mend it"),
     "demo": ("gateway.demo.run", "send rendered samples through everything and show the results"),
 }
 

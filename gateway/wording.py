@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.delivery import FOLDER
+from gateway.delivery.routes import FOLDER
 from gateway.store import states
 from gateway.store.status import DeliveryStatus, StudyStatus, WorkItemStatus
 

@@ -15,9 +15,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit
 
+from gateway.dicom.part10 import InstanceHeader
 from gateway.errors import RecordUnavailable
-from gateway.part10 import InstanceHeader
-from gateway.ports import AssociationInfo, Registration
+from gateway.listener.ports import AssociationInfo, Registration
 from gateway.spool import StoredFile
 
 DERMOSCOPIC_PHOTOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.7"

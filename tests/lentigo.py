@@ -14,10 +14,10 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from gateway import embedded
 from gateway.demo.archive import archive
-from gateway.embedded import free_port
 from gateway.home import RunningInstance, running_instance
+from gateway.host import embedded
+from gateway.host.embedded import free_port
 from gateway.settings import StoreSettings
 from gateway.store.engine import open_engine, reading
 from gateway.store.states import FINAL_STATES

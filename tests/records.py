@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
-from gateway.delivery import Route
-from gateway.part10 import InstanceHeader
-from gateway.ports import AssociationInfo
+from gateway.delivery.routes import Route
+from gateway.dicom.part10 import InstanceHeader
+from gateway.listener.ports import AssociationInfo
 from gateway.settings import CompletenessSettings
 from gateway.spool import StoredFile
 from gateway.store.intake import Intake

@@ -11,10 +11,10 @@ from importlib import metadata
 import cv2
 from sqlalchemy import Engine
 
-from gateway.delivery import FOLDER, parse_routes
-from gateway.filing import InstanceFiler
+from gateway.delivery.routes import FOLDER, parse_routes
+from gateway.delivery.sender import Destination, FolderSender, Sender
+from gateway.listener.filing import InstanceFiler
 from gateway.queue import CeleryQueue
-from gateway.sender import Destination, FolderSender, Sender
 from gateway.settings import (
     BrokerSettings,
     CompletenessSettings,

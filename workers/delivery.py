@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gateway.delivery import ObjectState, Outcome, Outgoing
+from gateway.delivery.routes import ObjectState, Outcome, Outgoing
 from gateway.store.values import Claim, DeliveryRow
 from workers.failure import FailureKind
 

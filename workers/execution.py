@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gateway.delivery import Route
+from gateway.delivery.routes import Route
 from gateway.errors import LeaseLost, RecordUnavailable
 from gateway.logs import log_context
 from gateway.queue import BrokerUnavailable, Queue

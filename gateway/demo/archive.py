@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from gateway.embedded import free_port
 from gateway.errors import GatewayError
+from gateway.host.embedded import free_port
 
 AE_TITLE = "DEMOPACS"
 _START_S = 30.0

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from gateway.demo.samples import Kind, render
-from gateway.wrap import StudyIdentity, new_uid, wrap
+from gateway.sending.wrap import StudyIdentity, new_uid, wrap
 
 TILE_PX = 144
 """Side of a tile; those of devices have 90 to 160 pixels for 15 mm."""

@@ -24,19 +24,19 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gateway.delivery.sender import Destination
 from gateway.demo.archive import archive
 from gateway.demo.studies import DemoStudy, make_studies
 from gateway.documents import document_desk
 from gateway.errors import GatewayError
 from gateway.home import RunningInstance, running_instance
-from gateway.send import send
-from gateway.sender import Destination
+from gateway.sending.send import send
+from gateway.sending.wrap import wrap
 from gateway.settings import StoreSettings
 from gateway.store.engine import open_engine
 from gateway.store.states import FINAL_STATES
 from gateway.store.status import study_list
 from gateway.wording import headline
-from gateway.wrap import wrap
 
 PICTURES = {".jpg", ".jpeg", ".png"}
 _PLAIN_WIDTH = 140

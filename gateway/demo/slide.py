@@ -19,7 +19,7 @@ from pydicom.uid import UID, JPEGBaseline8Bit, VLWholeSlideMicroscopyImageStorag
 
 from gateway.demo.fields import Field, Frame, blur, noise, smoothstep
 from gateway.demo.tissue import RGBImage
-from gateway.wrap import StudyIdentity, new_uid
+from gateway.sending.wrap import StudyIdentity, new_uid
 
 UM_PX = 0.5
 """Resolution of the finest level in micrometres a pixel: 20x."""

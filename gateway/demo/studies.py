@@ -19,7 +19,7 @@ from pydicom import Dataset
 from gateway.demo.body import write_tiles
 from gateway.demo.samples import Kind, render, render_grown, sample_set, write_samples
 from gateway.demo.slide import draw_section, write_slide
-from gateway.wrap import StudyIdentity, new_uid, wrap
+from gateway.sending.wrap import StudyIdentity, new_uid, wrap
 
 _FOLLOW_UP_DAYS = 92
 _SPACING_MM = 15.0 / 600

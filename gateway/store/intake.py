@@ -8,8 +8,8 @@ from sqlalchemy import Connection, Engine, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from gateway.part10 import InstanceHeader
-from gateway.ports import AssociationInfo, Registration
+from gateway.dicom.part10 import InstanceHeader
+from gateway.listener.ports import AssociationInfo, Registration
 from gateway.settings import CompletenessSettings
 from gateway.spool import StoredFile
 from gateway.store import states
@@ -53,7 +53,7 @@ _IDENTITY_FIELDS = (
 
 
 class Intake:
-    """Writes what arrives; implements ``gateway.ports.InstanceRecord``.
+    """Writes what arrives; implements ``gateway.listener.ports.InstanceRecord``.
 
     Every method is one transaction: it is committed when it returns, and nothing was written when
     it raises ``RecordUnavailable``.

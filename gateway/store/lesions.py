@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, case, func, select
 
-from gateway.part10 import InstanceHeader
+from gateway.dicom.part10 import InstanceHeader
 from gateway.store.engine import reading
 from gateway.store.tables import Identity, Instance, Study
 from gateway.store.values import EarlierImage, InstanceRow

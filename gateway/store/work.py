@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from gateway.delivery import Route
+from gateway.delivery.routes import Route
 from gateway.errors import LeaseLost
 from gateway.store import states
 from gateway.store.engine import reading, writing

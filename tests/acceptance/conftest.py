@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from gateway.demo.samples import render, sample_set
-from gateway.wrap import wrap
+from gateway.sending.wrap import wrap
 
 
 @pytest.fixture(scope="session")

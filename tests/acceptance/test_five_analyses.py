@@ -9,9 +9,9 @@ from typing import Any
 import pydicom
 import pytest
 
+from gateway.delivery.sender import Destination
 from gateway.demo.studies import DemoStudy, body, follow_up, melanoma, slide
-from gateway.embedded import free_port
-from gateway.sender import Destination
+from gateway.host.embedded import free_port
 from gateway.wording import headline
 from tests.acceptance.test_path import check_object, delivered, push
 from tests.lentigo import Lentigo, running_lentigo

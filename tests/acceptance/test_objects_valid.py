@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset, config, dcmread
 
-from gateway.delivery import KINDS
+from gateway.delivery.routes import KINDS
 from tests.every_result import CASES, Made, made
 from tests.servers import require
 

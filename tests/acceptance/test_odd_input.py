@@ -13,10 +13,10 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 
+from gateway.delivery.sender import Destination
 from gateway.demo.samples import render
-from gateway.send import FileState, send
-from gateway.sender import Destination
-from gateway.wrap import wrap
+from gateway.sending.send import FileState, send
+from gateway.sending.wrap import wrap
 from tests.instances import new_uid, write
 from tests.lentigo import Lentigo, running_lentigo
 

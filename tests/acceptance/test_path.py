@@ -8,10 +8,10 @@ import highdicom
 import pydicom
 import pytest
 
-from gateway.acceptance import SECONDARY_CAPTURE
-from gateway.embedded import free_port
-from gateway.send import send
-from gateway.sender import Destination
+from gateway.delivery.sender import Destination
+from gateway.host.embedded import free_port
+from gateway.listener.acceptance import SECONDARY_CAPTURE
+from gateway.sending.send import send
 from tests.acceptance.conftest import make_studies
 from tests.lentigo import Lentigo, running_lentigo, wait_a_moment
 from tests.servers import Orthanc, orthanc, require, wait_until

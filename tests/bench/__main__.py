@@ -24,8 +24,8 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from gateway.acceptance import VL_PHOTOGRAPHIC
-from gateway.embedded import free_port
+from gateway.host.embedded import free_port
+from gateway.listener.acceptance import VL_PHOTOGRAPHIC
 from tests.bench import analyses, change, prognosis, reports, slide_reports, slides, tbp
 from tests.bench.blast import Association, Instance, command_set, encode
 from tests.lentigo import running_lentigo, running_triton
@@ -171,10 +171,10 @@ def _open(port: int) -> bool:
 
 def bench_path(studies: int) -> None:
     """Seconds from the last C-STORE of a study to its confirmed result, one study at a time."""
+    from gateway.delivery.sender import Destination
     from gateway.demo.samples import render
-    from gateway.send import send
-    from gateway.sender import Destination
-    from gateway.wrap import save, wrap
+    from gateway.sending.send import send
+    from gateway.sending.wrap import save, wrap
 
     print(f"\n# path: {studies} dermoscopic studies, one after another, then all at once")
     with ExitStack() as stack:

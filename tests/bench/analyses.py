@@ -20,9 +20,9 @@ import pydicom
 from pydicom.uid import generate_uid
 from sqlalchemy import select
 
+from gateway.delivery.sender import Destination
 from gateway.demo.studies import DemoStudy, body, follow_up, melanoma, slide
-from gateway.send import send
-from gateway.sender import Destination
+from gateway.sending.send import send
 from gateway.settings import StoreSettings
 from gateway.store.engine import open_engine, reading
 from gateway.store.tables import Event, WorkItem

@@ -11,8 +11,8 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 
 from gateway.demo.samples import Kind, render, sample_set
-from gateway.wrap import Kind as WrapKind
-from gateway.wrap import wrap
+from gateway.sending.wrap import Kind as WrapKind
+from gateway.sending.wrap import wrap
 from models.results import (
     DiagnosisResult,
     ImageAssessment,

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from gateway.wrap import Kind as WrapKind
+from gateway.sending.wrap import Kind as WrapKind
 from tests.browser.driver import Browser, Picture, browser
 from tests.browser.ohif import ohif
 from tests.browser.study import Study, store_study

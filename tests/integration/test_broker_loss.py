@@ -11,7 +11,7 @@ import pytest
 import redis
 from celery import Celery
 
-from gateway import embedded
+from gateway.host import embedded
 from tests.lentigo import ROOT, wait_a_moment
 from tests.servers import wait_until
 from workers.acks import PERIOD_S

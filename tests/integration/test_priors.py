@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import pytest
 from sqlalchemy import select
 
-from gateway.delivery import Destination
-from gateway.embedded import free_port
-from gateway.filing import InstanceFiler
-from gateway.listener import Listener
-from gateway.part10 import inspect
-from gateway.ports import AssociationInfo
+from gateway.delivery.routes import Destination
+from gateway.dicom.part10 import inspect
+from gateway.host.embedded import free_port
+from gateway.listener.filing import InstanceFiler
+from gateway.listener.ports import AssociationInfo
+from gateway.listener.server import Listener
 from gateway.settings import CompletenessSettings, ListenerSettings, PriorSettings
 from gateway.spool import Spool
 from gateway.store.engine import migrate, open_engine

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from gateway.delivery import KINDS
+from gateway.delivery.routes import KINDS
 from gateway.demo.samples import Kind, render
 from gateway.store.tables import Delivery, Generation, ResultObject, Study, WorkItem
 from tests.integration.worker_harness import (

@@ -16,9 +16,9 @@ from typing import Any
 import redis
 from sqlalchemy import Row, select
 
-from gateway import embedded
-from gateway.part10 import inspect
-from gateway.ports import AssociationInfo
+from gateway.dicom.part10 import inspect
+from gateway.host import embedded
+from gateway.listener.ports import AssociationInfo
 from gateway.queue import CeleryQueue
 from gateway.settings import CompletenessSettings, StoreSettings
 from gateway.spool import Spool

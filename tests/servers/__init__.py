@@ -5,7 +5,7 @@ and is ended by its process id. :func:`require` skips a test whose programs are 
 fails it where ``REQUIRE_SERVICES=1`` says that they must be.
 """
 
-from gateway.embedded import free_port
+from gateway.host.embedded import free_port
 from tests.servers.orthanc import Orthanc, OrthancError, Peer, StoredInstance, orthanc
 from tests.servers.postgres import PostgresServer, postgres, postgres_server
 from tests.servers.process import ServerProcess, find_program, require, wait_until

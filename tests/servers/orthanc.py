@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import pydicom
 
-from gateway.embedded import free_port
+from gateway.host.embedded import free_port
 from tests.servers.process import (
     DICOMWEB_PLUGIN,
     ServerProcess,

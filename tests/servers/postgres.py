@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 
-from gateway.embedded import free_port
+from gateway.host.embedded import free_port
 from tests.servers.process import ServerProcess, program, require
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.embedded import free_port
+from gateway.host.embedded import free_port
 from tests.servers.process import ServerProcess, accepts, loopback_only, program
 
 

@@ -12,9 +12,9 @@ import requests
 from dicomweb_client import DICOMwebClient
 from pydicom import Dataset, dcmwrite
 
-from gateway.acceptance import StoreStatus
-from gateway.filing import InstanceFiler, StoreCommand
-from gateway.ports import AssociationInfo
+from gateway.listener.acceptance import StoreStatus
+from gateway.listener.filing import InstanceFiler, StoreCommand
+from gateway.listener.ports import AssociationInfo
 from gateway.settings import PriorSettings
 from gateway.spool import Spool
 from workers.adapters.priors import Wanted

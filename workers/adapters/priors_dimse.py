@@ -15,7 +15,7 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
-from gateway.delivery import Destination
+from gateway.delivery.routes import Destination
 from gateway.settings import PriorSettings
 from workers.adapters.priors import Wanted
 from workers.adapters.priors_choice import Candidate, choose, choose_studies, is_worth_a_look

@@ -18,9 +18,9 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset
 from pydicom.uid import UID
 
-from gateway.elements import ByteSource, read_element
+from gateway.dicom.elements import ByteSource, read_element
+from gateway.dicom.file_meta import encoding_of, read_meta
 from gateway.errors import InstanceError
-from gateway.file_meta import encoding_of, read_meta
 from workers.adapters.slide_codecs import FrameFormat
 from workers.errors import StorageUnavailable, Undecodable
 

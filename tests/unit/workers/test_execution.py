@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Row, select, update
 
-from gateway.delivery import Route
+from gateway.delivery.routes import Route
+from gateway.delivery.sender import ObjectState, Outcome, Outgoing
 from gateway.errors import RecordUnavailable
 from gateway.queue import BrokerUnavailable
-from gateway.sender import ObjectState, Outcome, Outgoing
 from gateway.store.engine import migrate, open_engine
 from gateway.store.tables import Delivery, Event, Generation, Instance, ResultObject, WorkItem
 from gateway.store.values import Hint, Scheduled

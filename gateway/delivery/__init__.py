@@ -1,0 +1,1 @@
+"""What goes out: where results go, how they are stored there, and what confirms them."""

@@ -1,0 +1,1 @@
+"""DICOM as bytes: elements, headers of files, character sets; no network, no record."""

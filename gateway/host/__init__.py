@@ -1,0 +1,1 @@
+"""One host: which processes run, who watches them, and what is missing."""

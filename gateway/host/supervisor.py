@@ -1,0 +1,397 @@
+"""``lentigo up``: starts every service on one host, restarts what dies, stops all in order.
+
+The supervisor holds no work and no state: it may be killed together with everything it started,
+and the next start finds the record as the last commit left it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+from gateway.home import RunningInstance, announce_instance, retract_instance
+from gateway.host import embedded
+from gateway.host.services import Service, StartError, answers, check_port, die_with_parent, http_ok
+from gateway.settings import (
+    DashboardSettings,
+    DeliverySettings,
+    ListenerSettings,
+    StoreSettings,
+)
+from gateway.store.accounts import Accounts
+from gateway.store.engine import migrate, open_engine
+
+log = logging.getLogger(__name__)
+
+_MARK = "LENTIGO_SUPERVISED"
+READY_TIMEOUT_S = 180.0
+_HEALTHY_AFTER_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpOptions:
+    """What ``lentigo up`` was asked for; external servers are used when their URL is given."""
+
+    store: StoreSettings
+    listener: ListenerSettings
+    dashboard: DashboardSettings
+    delivery: DeliverySettings
+    broker_url: str = ""
+    triton_url: str = ""
+    repository: Path = field(default=Path(__file__).resolve().parents[1] / "triton_repo")
+    models: tuple[str, ...] = ("*",)
+    """Models that the embedded Triton loads."""
+
+
+class Supervisor:
+    """Starts, watches and stops the services of one home folder."""
+
+    def __init__(self, options: UpOptions) -> None:
+        self._options = options
+        self._home = options.store.home
+        self._stopping = False
+        self._services: list[Service] = []
+        self._environment: dict[str, str] = {}
+        self.instance: RunningInstance | None = None
+
+    # -- start ------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Start everything, print the ready line, watch until SIGTERM or SIGINT; return 0.
+
+        Raises
+        ------
+        StartError
+            A service could not be started; everything started so far has been stopped.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        with self._lock():
+            self._end_leftovers()
+            try:
+                self._prepare()
+                if self._start_all():
+                    self._announce()
+                    while not self._stopping:
+                        self._watch()
+                        time.sleep(0.2)
+            finally:
+                self._stop_all()
+                retract_instance(self._home)
+        return 0
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+
+    @contextlib.contextmanager
+    def _lock(self) -> Iterator[None]:
+        for folder in (
+            self._home,
+            self._options.store.run_folder,
+            self._options.store.log_folder,
+            self._options.store.results_folder,
+            self._options.store.spool_folder,
+        ):
+            try:
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            except OSError as exc:
+                raise StartError(f"cannot make {folder} ({exc.strerror})") from exc
+        with (self._options.store.run_folder / "lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as exc:
+                raise StartError(f"Lentigo already runs on {self._home}") from exc
+            yield
+
+    def _end_leftovers(self) -> None:
+        """Kill grandchildren of a supervisor that was killed, e.g. Triton's Python stub."""
+        wanted = f"{_MARK}={self._home}".encode()
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            try:
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue  # it ended meanwhile, or belongs to somebody else
+
+    def _prepare(self) -> None:
+        options = self._options
+        migrate(options.store.record_url)
+        self._first_account()
+        dicom_port = check_port(options.listener.bind, options.listener.port, "--dicom-port")
+        http_port = check_port(options.dashboard.bind, options.dashboard.port, "--http-port")
+        broker_url, triton_url, triton_http = options.broker_url, options.triton_url, ""
+        if not broker_url:
+            redis_socket = self._socket_path()
+            broker_url = f"redis+socket://{redis_socket}"
+            self._add_redis(redis_socket)
+        if not triton_url:
+            grpc_port, triton_http_port = embedded.free_port(), embedded.free_port()
+            triton_url = f"127.0.0.1:{grpc_port}"
+            triton_http = f"http://127.0.0.1:{triton_http_port}"
+            self._add_triton(grpc_port, triton_http_port, triton_http)
+        self.instance = RunningInstance(
+            home=str(self._home),
+            pid=os.getpid(),
+            ae_title=options.listener.ae_title,
+            dicom_port=dicom_port,
+            http_port=http_port,
+            broker_url=broker_url,
+            triton_url=triton_url,
+            triton_http_url=triton_http,
+            database_url=options.store.database_url,
+            destination=options.delivery.destination,
+            started_at=time.time(),
+        )
+        self._environment = {
+            **os.environ,
+            _MARK: str(self._home),
+            **_as_environment(options),
+            "LENTIGO_LISTENER_PORT": str(dicom_port),
+            "LENTIGO_DASHBOARD_PORT": str(http_port),
+            "LENTIGO_BROKER_URL": broker_url,
+            "LENTIGO_TRITON_URL": triton_url,
+            "PYTHONUNBUFFERED": "1",
+        }
+        for lane in ("quick", "long"):
+            self._add_workers(lane)
+        self._add_python("sweeper", "-m", "gateway", "sweep")
+        self._add_python(
+            "dashboard",
+            *("-m", "gateway", "dashboard"),
+            is_ready=lambda: http_ok(
+                f"http://{_loopback(options.dashboard.bind)}:{http_port}/healthz"
+            ),
+        )
+        self._add_python(
+            "listener",
+            *("-m", "gateway", "listen"),
+            is_ready=lambda: answers(_loopback(options.listener.bind), dicom_port),
+        )
+
+    def _socket_path(self) -> Path:
+        """Return a path for Redis's socket; a Unix socket's may have 107 bytes at most."""
+        path = self._options.store.run_folder / "redis.sock"
+        if len(str(path).encode()) > 100:
+            path = Path(tempfile.mkdtemp(prefix="lentigo-")) / "redis.sock"
+        return path
+
+    def _first_account(self) -> None:
+        given = self._options.dashboard.initial_password
+        password = given.get_secret_value() if given else secrets.token_urlsafe(12)
+        engine = open_engine(self._options.store.record_url)
+        try:
+            created = Accounts(engine).create_first("admin", password)
+        finally:
+            engine.dispose()
+        if created and not given:
+            path = self._home / "initial-password.txt"
+            path.unlink(missing_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(f"{password}\n", encoding="utf-8")
+            print(
+                f"admin page: log in as 'admin' with the one-time password {password}\n"
+                f"            (also in {path} until it is changed)",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _add_redis(self, path: Path) -> None:
+        client = redis.Redis(unix_socket_path=str(path), socket_timeout=1.0)
+
+        def is_ready() -> bool:
+            try:
+                return bool(client.ping())
+            except redis.RedisError:
+                return False
+
+        def command() -> embedded.Command:
+            path.unlink(missing_ok=True)
+            return embedded.redis_command(path, self._options.store.run_folder)
+
+        self._services.append(
+            Service(name="redis", command=command, is_ready=is_ready, stop_wave=2)
+        )
+
+    def _add_triton(self, grpc_port: int, http_port: int, url: str) -> None:
+        self._services.append(
+            Service(
+                name="triton",
+                command=lambda: embedded.triton_command(
+                    self._options.repository,
+                    self._options.store.run_folder,
+                    grpc_port=grpc_port,
+                    http_port=http_port,
+                    models=self._options.models,
+                ),
+                is_ready=lambda: http_ok(f"{url}/v2/health/ready"),
+                stop_timeout_s=15.0,
+                stop_wave=2,
+            )
+        )
+
+    def _add_workers(self, lane: str) -> None:
+        """Add one worker group; ``workers.app`` leaves the note once it consumes."""
+        note = self._options.store.run_folder / f"workers-{lane}.ready"
+        note.unlink(missing_ok=True)
+        self._add_python(
+            *(f"workers-{lane}", "-m", "workers"),
+            is_ready=note.exists,
+            stop_timeout_s=20.0,
+            stop_wave=1,
+            environment={"LENTIGO_WORKER_LANE": lane},
+        )
+
+    def _add_python(
+        self,
+        name: str,
+        *arguments: str,
+        is_ready: Callable[[], bool] = lambda: True,
+        stop_timeout_s: float = 10.0,
+        stop_wave: int = 0,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._services.append(
+            Service(
+                name=name,
+                command=lambda: embedded.Command(
+                    argv=(sys.executable, *arguments), environment=dict(environment or {})
+                ),
+                is_ready=is_ready,
+                stop_timeout_s=stop_timeout_s,
+                stop_wave=stop_wave,
+            )
+        )
+
+    def _log_path(self, service: Service) -> Path:
+        return self._options.store.log_folder / f"{service.name}.log"
+
+    def _start(self, service: Service) -> None:
+        command = service.command()
+        with self._log_path(service).open("ab") as sink:
+            service.process = subprocess.Popen(
+                command.argv,
+                env={**self._environment, **command.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                # A session of its own: Ctrl-C reaches us alone, and a group can be ended whole.
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+        service.started_at = time.monotonic()
+
+    def _start_all(self) -> bool:
+        for service in self._services:
+            self._start(service)
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        waiting = list(self._services)
+        while waiting and not self._stopping:
+            for service in waiting:
+                if service.process is not None and service.process.poll() is not None:
+                    raise StartError(self._failure(service, "ended while starting"))
+            if time.monotonic() > deadline:
+                raise StartError(self._failure(waiting[0], "is not ready in time"))
+            waiting = [service for service in waiting if not service.is_ready()]
+            time.sleep(0.05)
+        return not self._stopping
+
+    def _failure(self, service: Service, what: str) -> str:
+        path = self._log_path(service)
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last = lines[-1][:300] if lines else "it said nothing"
+        return f"{service.name} {what}: {last} (log: {path})"
+
+    def _announce(self) -> None:
+        assert self.instance is not None
+        announce_instance(self.instance)
+        listener, dashboard = self._options.listener, self._options.dashboard
+        print(
+            f"lentigo ready: DICOM {listener.ae_title}@{listener.bind}:{self.instance.dicom_port}"
+            f"  admin http://{_loopback(dashboard.bind)}:{self.instance.http_port}/"
+            f"  results to {self.instance.destination or self._options.store.results_folder}"
+            f"  home {self._home}",
+            flush=True,
+        )
+
+    # -- watch and stop ---------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        now = time.monotonic()
+        for service in self._services:
+            if service.process is None:
+                if now >= service.restart_at:
+                    self._start(service)
+                continue
+            status = service.process.poll()
+            if status is None:
+                if service.failures and now - service.started_at > _HEALTHY_AFTER_S:
+                    service.failures = 0
+                continue
+            self._end_group(service)
+            pause_s = min(0.2 * 2**service.failures, 10.0)
+            service.failures += 1
+            service.process = None
+            service.restart_at = now + pause_s
+            print(
+                f"lentigo: {service.name} ended with status {status}; "
+                f"restarting in {pause_s:.1f} s (log: {self._log_path(service)})",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _end_group(self, service: Service) -> None:
+        """Kill what a dead service left behind in its process group."""
+        if service.process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(service.process.pid, signal.SIGKILL)
+
+    def _stop_all(self) -> None:
+        """Stop in waves: what brings work in, then what does it, then what that needs."""
+        for wave in sorted({service.stop_wave for service in self._services}):
+            services = [each for each in self._services if each.stop_wave == wave]
+            for service in services:
+                if service.process is not None and service.process.poll() is None:
+                    service.process.terminate()
+            for service in services:
+                self._wait_for_end(service)
+
+    def _wait_for_end(self, service: Service) -> None:
+        process = service.process
+        if process is None:
+            return
+        try:
+            process.wait(service.stop_timeout_s)
+        except subprocess.TimeoutExpired:
+            print(f"lentigo: {service.name} had to be killed", file=sys.stderr, flush=True)
+        self._end_group(service)
+        process.wait()
+
+
+def _loopback(bind: str) -> str:
+    return "127.0.0.1" if bind in {"0.0.0.0", ""} else bind
+
+
+def _as_environment(options: UpOptions) -> dict[str, str]:
+    """Return the settings as variables, so that every service reads the same values."""
+    found = {}
+    for settings in (options.store, options.listener, options.dashboard, options.delivery):
+        prefix = settings.model_config.get("env_prefix", "")
+        for name, value in settings.model_dump().items():
+            if name != "initial_password" and value is not None:
+                found[f"{prefix}{name}".upper()] = str(value)
+    return found

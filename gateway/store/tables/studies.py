@@ -1,0 +1,162 @@
+"""What arrives: studies, their identities, generations, instances, documents, refusals.
+
+Patient attributes live in ``identities`` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from gateway.store.tables.base import Base
+
+
+class Study(Base):
+    """One study of the PACS."""
+
+    __tablename__ = "studies"
+    __table_args__ = (
+        Index("ix_studies_state_id", "state", "id"),
+        Index("ix_studies_state_changed", "state", "state_changed_at"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    state: Mapped[str] = mapped_column(String(16))
+    """received, analysing, delivering, completed, failed or refused; kept by ``states``."""
+    reason: Mapped[str] = mapped_column(Text, default="")
+    first_received_at: Mapped[dt.datetime] = mapped_column(index=True)
+    last_received_at: Mapped[dt.datetime]
+    state_changed_at: Mapped[dt.datetime]
+
+
+class Identity(Base):
+    """The patient attributes of a study: the only table that holds any."""
+
+    __tablename__ = "identities"
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), primary_key=True)
+    patient_key: Mapped[str] = mapped_column(String(64), default="", server_default="", index=True)
+    """Digest of issuer and Patient ID (``gateway.store.lesions``); empty without a Patient ID."""
+    patient_id: Mapped[str] = mapped_column(Text, default="")
+    issuer_of_patient_id: Mapped[str] = mapped_column(Text, default="")
+    patient_name: Mapped[str] = mapped_column(Text, default="")
+    patient_birth_date: Mapped[str] = mapped_column(String(64), default="")
+    patient_sex: Mapped[str] = mapped_column(String(64), default="")
+    accession_number: Mapped[str] = mapped_column(Text, default="")
+    study_date: Mapped[str] = mapped_column(String(64), default="")
+    study_description: Mapped[str] = mapped_column(Text, default="")
+
+
+class Generation(Base):
+    """One closed-in-time state of a study; a late instance opens the next one."""
+
+    __tablename__ = "generations"
+    __table_args__ = (UniqueConstraint("study_id", "number"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
+    number: Mapped[int]
+    """1-based."""
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    """receiving, closed or routed."""
+    opened_at: Mapped[dt.datetime]
+    last_instance_at: Mapped[dt.datetime]
+    closes_at: Mapped[dt.datetime] = mapped_column(index=True)
+    closed_at: Mapped[dt.datetime | None]
+    routed_at: Mapped[dt.datetime | None]
+    next_attempt_at: Mapped[dt.datetime | None]
+    """When routing may be announced (again)."""
+    attempts: Mapped[int] = mapped_column(default=0)
+    reason: Mapped[str] = mapped_column(Text, default="")
+
+
+class Instance(Base):
+    """One received SOP instance, as received."""
+
+    __tablename__ = "instances"
+    __table_args__ = (
+        UniqueConstraint("sop_instance_uid", "sha256"),
+        Index("ix_instances_study_series", "study_id", "series_instance_uid"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    generation_id: Mapped[int | None] = mapped_column(ForeignKey("generations.id"), index=True)
+    """The generation it came in with; null for quarantined ones and for our own results."""
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    modality: Mapped[str] = mapped_column(String(16), default="")
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    path: Mapped[str] = mapped_column(Text)
+    """Relative to the spool."""
+    disposition: Mapped[str] = mapped_column(String(16))
+    """accepted, quarantined, own_result or prior (fetched as an earlier image, not analysed)."""
+    tracking_uid: Mapped[str] = mapped_column(String(64), default="", server_default="", index=True)
+    """Tracking UID (0062,0021)."""
+    tracking_id_sha256: Mapped[str] = mapped_column(
+        String(64), default="", server_default="", index=True
+    )
+    """Digest of Tracking ID (0062,0020): sites write names and places in it."""
+    body_site: Mapped[str] = mapped_column(String(80), default="", server_default="", index=True)
+    """Scheme, code value and laterality of the anatomic region, e.g. ``SCT|40983000|L``."""
+    acquired_at: Mapped[str] = mapped_column(String(14), default="", server_default="")
+    """``YYYYMMDDHHMMSS`` by the device's clock; empty when the header has no date."""
+    reason: Mapped[str] = mapped_column(Text, default="")
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    association_id: Mapped[str] = mapped_column(String(36), index=True)
+    received_at: Mapped[dt.datetime]
+
+
+class Document(Base):
+    """One small file that the site sent for a study, which may not have arrived yet."""
+
+    __tablename__ = "documents"
+    __table_args__ = (UniqueConstraint("study_instance_uid", "name", "revision"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(128))
+    revision: Mapped[int]
+    """1 for the first of its name; the newest counts."""
+    generation_number: Mapped[int | None]
+    """Of the generation it came in with; null while the study has not arrived."""
+    media_type: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    path: Mapped[str] = mapped_column(Text)
+    """Relative to the spool."""
+    received_from: Mapped[str] = mapped_column(String(64))
+    """Account, or ``command line``."""
+    received_at: Mapped[dt.datetime]
+
+
+class Refusal(Base):
+    """One C-STORE that was not accepted, and why."""
+
+    __tablename__ = "refusals"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[dt.datetime] = mapped_column(index=True)
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("studies.id"), index=True)
+    association_id: Mapped[str] = mapped_column(String(36))
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    status: Mapped[int]
+    """DIMSE status that was answered (PS3.4 B.2.3)."""
+    reason: Mapped[str] = mapped_column(Text)
+    sop_class_uid: Mapped[str] = mapped_column(String(64), default="")
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), default="")
+    path: Mapped[str] = mapped_column(Text, default="")
+    """Relative to the spool; empty when no bytes were kept."""
