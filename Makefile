@@ -9,14 +9,16 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 IMAGES ?=
 KEEP ?=
 OUT ?= build
+PROCESSES ?= 2
 
 .PHONY: demo test check format bench bench-gpu train-check test-viewers services lock clean
 
 demo: $(VENV)/.runtime
 	@$(PY) -m gateway.cli demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(KEEP),--keep)
 
+# Two at a time, whole files each: a file's servers are started once.
 test: $(VENV)/.dev services
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(PROCESSES) --dist loadfile
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
