@@ -2,6 +2,7 @@
 
     GatewayError
     ├── SettingsError        a setting that cannot be used
+    │   ├── TlsSettingsError   a certificate, key or CA file that cannot be used
     │   └── PeerSyntaxError    an entry that should name a peer does not
     ├── InstanceError        a received instance that cannot be filed; carries its DIMSE status
     │   ├── Unreadable         the bytes are not a data set in the stated transfer syntax
@@ -46,6 +47,10 @@ class RecordUnavailable(RecordError):
 
 class LeaseLost(RecordError):
     """Another worker owns the work item now; nothing was written."""
+
+
+class TlsSettingsError(SettingsError):
+    """A certificate, key or CA file cannot be used; the message names it and says why."""
 
 
 class PeerSyntaxError(SettingsError):
