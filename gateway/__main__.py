@@ -9,6 +9,8 @@ import sys
 import threading
 
 from gateway.errors import GatewayError
+from gateway.host.first_account import create_first_account
+from gateway.host.health import MarkedStop, alive_mark
 from gateway.logs import configure_logging
 from gateway.queue import CeleryQueue
 from gateway.settings import (
@@ -25,8 +27,8 @@ from gateway.store.intake import Intake
 from gateway.sweeper import Sweeper
 
 
-def _stop_event() -> threading.Event:
-    stop = threading.Event()
+def _stop_event(event: threading.Event | None = None) -> threading.Event:
+    stop = event or threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
@@ -47,8 +49,9 @@ def _listen() -> None:
 
 
 def _sweep() -> None:
-    stop = _stop_event()
-    engine = open_engine(StoreSettings().record_url)
+    store = StoreSettings()
+    stop = _stop_event(MarkedStop(alive_mark(store.run_folder, "sweeper")))
+    engine = open_engine(store.record_url)
     completeness = CompletenessSettings()
     Sweeper(
         Intake(engine, completeness),
@@ -68,6 +71,7 @@ def _migrate() -> None:
     store = StoreSettings()
     store.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     migrate(store.record_url)
+    create_first_account(store, DashboardSettings())
 
 
 SERVICES = {"listen": _listen, "sweep": _sweep, "dashboard": _dashboard, "migrate": _migrate}

@@ -44,6 +44,10 @@ class StoreSettings(BaseSettings):
     database_url: str = ""
     """SQLAlchemy URL of the record; empty for SQLite in the home folder."""
 
+    cache_folder: Path | None = None
+    """Folder on this host for what may be lost, e.g. embeddings; the home without one. Name one
+    where the home is shared over a network: SQLite must not be written there from two hosts."""
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -69,7 +73,7 @@ class StoreSettings(BaseSettings):
     @property
     def features_file(self) -> Path:
         """Embeddings that were computed on this host; may be deleted at any time."""
-        return self.home / "features.sqlite3"
+        return (self.cache_folder or self.home) / "features.sqlite3"
 
     @property
     def run_folder(self) -> Path:

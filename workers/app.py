@@ -10,8 +10,10 @@ from pathlib import Path
 
 from celery import Celery, signals
 
+from gateway.host.health import alive_mark
 from gateway.queue import queue_name
 from workers.acks import AckWatch
+from workers.alive import alive_step
 from workers.analysis import Registry
 from workers.bootstrap import Settings, build_services, offered_analyses
 from workers.settings import WorkerSettings
@@ -89,6 +91,8 @@ def create_app(settings: Settings) -> Celery:
         task_serializer="json",
     )
     app.steps["consumer"].add(AckWatch)
+    mark = alive_mark(settings.store.run_folder, f"workers-{settings.worker.lane}")
+    app.steps["consumer"].add(alive_step(mark))
     register_tasks(app, ServicesOfProcess(lambda: build_services(settings)))
     return app
 

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import redis
 
 from gateway.home import RunningInstance, announce_instance, retract_instance
 from gateway.host import embedded
+from gateway.host.first_account import create_first_account
 from gateway.host.services import Service, StartError, answers, check_port, die_with_parent, http_ok
 from gateway.settings import (
     DashboardSettings,
@@ -31,8 +31,7 @@ from gateway.settings import (
     ListenerSettings,
     StoreSettings,
 )
-from gateway.store.accounts import Accounts
-from gateway.store.engine import migrate, open_engine
+from gateway.store.engine import migrate
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +130,7 @@ class Supervisor:
     def _prepare(self) -> None:
         options = self._options
         migrate(options.store.record_url)
-        self._first_account()
+        create_first_account(options.store, options.dashboard)
         dicom_port = check_port(options.listener.bind, options.listener.port, "--dicom-port")
         http_port = check_port(options.dashboard.bind, options.dashboard.port, "--http-port")
         broker_url, triton_url, triton_http = options.broker_url, options.triton_url, ""
@@ -189,26 +188,6 @@ class Supervisor:
         if len(str(path).encode()) > 100:
             path = Path(tempfile.mkdtemp(prefix="lentigo-")) / "redis.sock"
         return path
-
-    def _first_account(self) -> None:
-        given = self._options.dashboard.initial_password
-        password = given.get_secret_value() if given else secrets.token_urlsafe(12)
-        engine = open_engine(self._options.store.record_url)
-        try:
-            created = Accounts(engine).create_first("admin", password)
-        finally:
-            engine.dispose()
-        if created and not given:
-            path = self._home / "initial-password.txt"
-            path.unlink(missing_ok=True)
-            path.touch(mode=0o600)
-            path.write_text(f"{password}\n", encoding="utf-8")
-            print(
-                f"admin page: log in as 'admin' with the one-time password {password}\n"
-                f"            (also in {path} until it is changed)",
-                file=sys.stderr,
-                flush=True,
-            )
 
     def _add_redis(self, path: Path) -> None:
         client = redis.Redis(unix_socket_path=str(path), socket_timeout=1.0)
