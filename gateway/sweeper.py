@@ -10,6 +10,7 @@ import logging
 import threading
 
 from gateway.errors import RecordUnavailable
+from gateway.faults import failpoint
 from gateway.queue import BrokerUnavailable, Queue
 from gateway.settings import CompletenessSettings
 from gateway.store.hints import HintBoard
@@ -38,6 +39,7 @@ class Sweeper:
             Nothing is lost: the next look finds the same work.
         """
         self._intake.close_due_generations()
+        failpoint("sweeper.closed")
         hints = self._board.due_hints(self._settings.hint_interval_s)
         announced = []
         try:
@@ -46,6 +48,7 @@ class Sweeper:
                 announced.append(hint)
         finally:
             if announced:
+                failpoint("sweeper.announced")
                 self._board.mark_hinted(announced, self._settings.hint_interval_s)
         return len(announced)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from gateway.delivery.routes import ObjectState, Outcome, Outgoing
+from gateway.faults import failpoint
 from gateway.store.values import Claim, DeliveryRow
 from workers.failure import FailureKind
 
@@ -79,6 +80,7 @@ def deliver(
         From the record; what the destination stored is found stored by the next attempt.
     """
     deliveries = record.load_deliveries(claim)
+    failpoint("delivery.loaded")
     states = {each.id: ObjectState(each.state) for each in deliveries}
     waiting: dict[str, str] = {}
     refused: dict[int, str] = {}
@@ -92,8 +94,10 @@ def deliver(
         is_resent = claim.attempt % RESEND_EVERY == 0
         outgoing = [_outgoing(each, results, is_resent=is_resent) for each in still]
         outcomes = courier_to(destination).deliver(outgoing)
+        failpoint("delivery.answered")
         for each, outcome in zip(still, outcomes, strict=True):
             _mark(claim, record, each, outcome)
+            failpoint("delivery.marked")
             states[each.id] = outcome.state
             if outcome.state in (ObjectState.PENDING, ObjectState.STORED):
                 waiting.setdefault(outcome.reason, each.role)

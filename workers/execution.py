@@ -15,6 +15,7 @@ from typing import Any
 
 from gateway.delivery.routes import Route
 from gateway.errors import LeaseLost, RecordUnavailable
+from gateway.faults import failpoint
 from gateway.logs import log_context
 from gateway.queue import BrokerUnavailable, Queue
 from gateway.store.states import DELIVER
@@ -109,6 +110,7 @@ def _route(services: Services, generation_id: int) -> None:
         for decision in decisions
         if decision.applies
     ]
+    failpoint("routing.decided")
     reason = "" if scheduled else explain_no_match(generation, decisions)
     ids = services.ledger.record_routing(
         generation_id,
@@ -122,6 +124,7 @@ def _route(services: Services, generation_id: int) -> None:
             len(ids),
             extra={"action": "generation.routed", "study_key": generation.study_id},
         )
+    failpoint("routing.recorded")
     for work_item_id, item in zip(ids, scheduled, strict=False):
         _announce(
             services,
@@ -182,6 +185,7 @@ def work(services: Services, work_item_id: int) -> None:
         started = time.monotonic()
         with Heartbeat(services.ledger, claim, lease_s=services.settings.lease_s) as heartbeat:
             try:
+                failpoint("worker.claimed")
                 _step(services, claim, heartbeat)
             except LeaseLost:
                 log.warning(
@@ -232,6 +236,7 @@ def _analyse(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:
             ),
             heartbeat.check,
         )
+    failpoint("worker.written")
     _persist(
         services,
         lambda: services.ledger.save_results(
@@ -244,6 +249,7 @@ def _analyse(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:
             measured=analysed.measured,
         ),
     )
+    failpoint("worker.saved")
     _announce(services, Hint(kind="deliver", id=claim.work_item_id, analysis=claim.analysis))
 
 
@@ -267,7 +273,9 @@ def _with_served_model(services: Services, claim: Claim) -> Claim:
 def _deliver(services: Services, claim: Claim) -> None:
     delivered = deliver(claim, services.ledger, services.courier_to, services.results_folder)
     if delivered.failure is None:
+        failpoint("delivery.completing")
         _persist(services, lambda: services.ledger.complete(claim, reason=delivered.reason))
+        failpoint("delivery.completed")
         return
     failure = Failure(kind=delivered.failure, reason=delivered.reason)
     log.warning("delivery: %s", failure.kind.value, extra={"action": "work_item.deliver.not_done"})

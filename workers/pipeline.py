@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.faults import failpoint
 from gateway.store.values import Claim, NewObject
 from reports.encode import PredecessorReport, ReportContext, ReportObject, SourceImage, encode
 from workers.analysis import Analysis, Tools
@@ -104,10 +105,12 @@ def analyse(claim: Claim, analysis: Analysis, ports: Ports, checkpoint: Checkpoi
                 slides=ports.slides,
             ),
         )
+    failpoint("worker.inferred")
     _check_same_model(served, analysis, ports.inference)
     checkpoint()
     with meter.measure("encode"):
         objects = encode(conclusion.result, _context(claim, ports, conclusion.sources))
+    failpoint("worker.encoded")
     checkpoint()
     with meter.measure("write"):
         written = tuple(_write(claim, ports.files, objects))

@@ -9,6 +9,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from gateway.dicom.part10 import InstanceHeader
+from gateway.faults import failpoint
 from gateway.listener.ports import AssociationInfo, Registration
 from gateway.settings import CompletenessSettings
 from gateway.spool import StoredFile
@@ -126,6 +127,7 @@ class Intake:
                 registration = Registration.NEW
             self._insert(connection, header, stored, association, (registration, study_id, now))
             states.refresh_study(connection, study_id, now)
+            failpoint("intake.commit")
         return registration
 
     def _promote(
@@ -340,4 +342,5 @@ class Intake:
                 generation=closed.number,
             )
             states.refresh_study(connection, closed.study_id, now)
+            failpoint("sweeper.close")
         return True

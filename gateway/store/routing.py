@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
+from gateway.faults import failpoint
 from gateway.store import states
 from gateway.store.engine import Clock, reading, utc_now, writing
 from gateway.store.lesions import lesion_columns, with_earlier
@@ -130,6 +131,7 @@ class RoutingLedger:
                     generation=routed.number,
                 )
             states.refresh_study(connection, routed.study_id, now)
+            failpoint("routing.commit")
         return ids
 
     def _lock_study_of(self, connection: Connection, generation_id: int) -> None:

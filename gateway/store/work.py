@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.delivery.routes import Route
 from gateway.errors import LeaseLost
+from gateway.faults import failpoint
 from gateway.store import states
 from gateway.store.engine import reading, writing
 from gateway.store.leases import NO_LEASE, LeaseDesk
@@ -103,6 +104,7 @@ class WorkLedger(RoutingLedger, LeaseDesk):
                 measured=dict(measured or {}),
             )
             states.refresh_study(connection, claim.generation.study_id, now)
+            failpoint("worker.saving")
 
     def load_deliveries(self, claim: Claim) -> list[DeliveryRow]:
         """Return every delivery of a claimed work item, in the order the objects were made."""

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.faults import failpoint
+
 log = logging.getLogger(__name__)
 
 MAX_ROWS = 1_000_000
@@ -72,6 +74,7 @@ class EmbeddingFile:
             for key, vector in found.items()
         ]
         try:
+            failpoint("embeddings.write")
             connection = self._open()
             with connection:
                 connection.executemany(

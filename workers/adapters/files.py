@@ -11,6 +11,7 @@ from pydicom import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import dcmwrite
 
+from gateway.faults import failpoint
 from workers.errors import StorageUnavailable
 from workers.ports import WrittenFile
 
@@ -64,15 +65,19 @@ def _write_durably(target: Path, content: bytes) -> None:
     # The process id keeps two workers apart when a lease was lost.
     part = target.with_suffix(f".{os.getpid()}.part")
     try:
+        failpoint("results.write")
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(content)
             stream.flush()
+            failpoint("results.sync")
             os.fsync(stream.fileno())
+        failpoint("results.rename")
         part.replace(target)
     except OSError:
         part.unlink(missing_ok=True)
         raise
+    failpoint("results.folder_sync")
     _sync_folder(target.parent)
 
 

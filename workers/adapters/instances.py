@@ -24,6 +24,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import as_pixel_options
 from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGBaseline8Bit, JPEGExtended12Bit
 
+from gateway.faults import failpoint
 from workers.adapters.jpeg import decode_8_bit, has_j2k_component_transform, read_jpeg_facts
 from workers.adapters.photometric import to_rgb
 from workers.errors import InstanceMissing, StorageUnavailable, Undecodable
@@ -73,6 +74,7 @@ class SpoolInstances:
             header = _read_header(stream)
             # Not only decoding fails: a damaged header shows when a value of it is looked at.
             with _translated(f"its {_syntax_name(header)} pixel data cannot be decoded"):
+                failpoint("worker.input_read")
                 _complete(header)
                 _check_size(header, self._max_pixels)
                 value_representation = _seek_value(stream, header)

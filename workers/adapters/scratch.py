@@ -14,6 +14,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.faults import failpoint
 from workers.errors import StorageUnavailable
 from workers.ports import Scalar
 
@@ -49,6 +50,7 @@ class ScratchFolder:
             self._left_bytes -= array.nbytes
             return array
         try:
+            failpoint("scratch.make")
             if self._folder is None:
                 self._parent.mkdir(parents=True, exist_ok=True)
                 self._folder = Path(tempfile.mkdtemp(prefix="scratch-", dir=self._parent))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from gateway.faults import failpoint
 from models.errors import ManifestError
 from models.manifest import Manifest
 from workers.errors import BadModelOutput, ModelUnavailable
@@ -115,6 +116,7 @@ class TritonModels:
             )
         except InferenceServerException as exc:
             raise _translated(exc, model) from exc
+        failpoint("worker.model_answered")
         return _checked(answer, model, batch.pop())
 
 
