@@ -13,10 +13,14 @@
     ├── SpoolError           the spool cannot be read or written
     │   └── SpoolFull          there is no room: refuse, try again later
     ├── ListenerError        the DICOM listener cannot start
+    ├── ProtocolError        a peer breaks the rules of PS3.8 or PS3.7; carries the abort's reason
+    ├── PeerLost             a peer closed its connection or went silent
     ├── SendError            files could not be sent as asked
     │   ├── AssociationRefused   the peer cannot be reached or rejects us
     │   └── AssociationLost      an association ended before its answer came
     ├── DocumentRefused      a document of the site is not let in; carries its HTTP status
+    ├── WebRequestRefused    a DICOMweb request cannot be answered; carries its HTTP status
+    │   └── MultipartError     the body is no multipart/related message
     ├── PasswordRefused      a new password will not do, or the present one is wrong
     ├── WrapError            an image file cannot become a DICOM instance
     └── RecordError          the record of studies and work
@@ -113,6 +117,19 @@ class ListenerError(GatewayError):
     """The DICOM listener cannot start; the message names the address and the remedy."""
 
 
+class ProtocolError(GatewayError):
+    """A peer breaks the rules of the upper layer or of DIMSE; its association is aborted."""
+
+    def __init__(self, message: str, reason: int = 0) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """Of the A-ABORT that answers it (PS3.8 Table 9-26)."""
+
+
+class PeerLost(GatewayError):
+    """A peer closed its connection, went silent, or sends too slowly; the message says which."""
+
+
 class SendError(GatewayError):
     """Files could not be sent as asked."""
 
@@ -140,3 +157,16 @@ class DocumentRefused(GatewayError):
         super().__init__(message)
         self.status_code = status_code
         """HTTP status that answers it."""
+
+
+class WebRequestRefused(GatewayError):
+    """A DICOMweb request cannot be answered; the message says why, with no value of it."""
+
+    def __init__(self, message: str, status_code: int = 400) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+        """HTTP status that answers it (PS3.18 8.5)."""
+
+
+class MultipartError(WebRequestRefused):
+    """The body is no multipart/related message (RFC 2046 5.1)."""
