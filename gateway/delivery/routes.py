@@ -49,6 +49,8 @@ KINDS = {
 }
 """Kind of result object -> its SOP Class (PS3.4 Table B.5-1). A kind can be switched off."""
 
+_TLS = "tls"
+
 FOLDER = "folder"
 """Name of the results folder as a destination."""
 
@@ -77,10 +79,12 @@ class Destination:
     ae_title: str
     host: str
     port: int
+    is_tls: bool = False
+    """Whether it is spoken to over TLS."""
 
     @classmethod
     def parse(cls, text: str) -> Destination:
-        """Read ``AET@HOST:PORT``; an IPv6 host stands in brackets.
+        """Read ``AET@HOST:PORT``, with ``/tls`` behind it for TLS; an IPv6 host in brackets.
 
         Raises
         ------
@@ -91,25 +95,32 @@ class Destination:
         --------
         >>> Destination.parse("ORTHANC@127.0.0.1:4242").port
         4242
+        >>> Destination.parse("PACS@pacs.local:2762/tls").is_tls
+        True
         """
-        match = re.fullmatch(
-            r"([^@\\]+)@(\[[0-9A-Fa-f:.%\w]+\]|[^@:\[\]\s]+):(\d{1,5})", text.strip()
-        )
+        address, _, option = text.strip().partition("/")
+        match = _DESTINATION.fullmatch(address)
         ae_title = match[1].strip() if match else ""
-        if match is None or not 1 <= len(ae_title) <= 16 or not ae_title.isascii():
+        is_tls = option.strip().lower() == _TLS
+        if (
+            match is None
+            or not 1 <= len(ae_title) <= 16
+            or not ae_title.isascii()
+            or (option and not is_tls)
+        ):
             raise DestinationError(
                 "a destination is written AET@HOST:PORT, with an AE title of 1 to 16 ASCII "
-                "characters, e.g. ORTHANC@127.0.0.1:4242"
+                "characters, e.g. ORTHANC@127.0.0.1:4242; /tls behind it is TLS"
             )
         port = int(match[3])
         if not ae_title.isprintable() or not 1 <= port <= 65535:
             raise DestinationError("a destination needs a printable AE title and port 1 to 65535")
-        return cls(ae_title=ae_title, host=match[2].strip("[]"), port=port)
+        return cls(ae_title=ae_title, host=match[2].strip("[]"), port=port, is_tls=is_tls)
 
     def __str__(self) -> str:
-        """Return ``AET@HOST:PORT``."""
+        """Return ``AET@HOST:PORT``, and ``/tls`` where it is TLS."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.ae_title}@{host}:{self.port}"
+        return f"{self.ae_title}@{host}:{self.port}" + (f"/{_TLS}" if self.is_tls else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,14 +128,14 @@ class Route:
     """A destination by name, and the kinds of objects that it gets."""
 
     name: str
-    """``AET@HOST:PORT``, or ``folder``."""
+    """``AET@HOST:PORT``, the same with ``/tls``, or ``folder``."""
     kinds: frozenset[str] = frozenset(KINDS)
 
     @classmethod
     def parse(cls, text: str) -> Route:
         """Read ``AET@HOST:PORT``, with ``/sr+seg`` behind it for these kinds alone.
 
-        ``/-pdf-seg`` is every kind but these.
+        ``/-pdf-seg`` is every kind but these; ``/tls`` comes before either.
 
         Raises
         ------
@@ -137,8 +148,13 @@ class Route:
         ['seg', 'sr']
         >>> "pdf" in Route.parse("PACS@pacs.local:104/-pdf").kinds
         False
+        >>> Route.parse("PACS@pacs.local:2762/tls/sr").name
+        'PACS@pacs.local:2762/tls'
         """
         address, slash, options = text.strip().partition("/")
+        if options.split("/")[0].strip().lower() == _TLS:
+            address = f"{address}/{_TLS}"
+            _, slash, options = options.partition("/")
         name = str(Destination.parse(address))
         if not slash:
             return cls(name=name)
