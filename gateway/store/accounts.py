@@ -19,8 +19,9 @@ from sqlalchemy import Connection, Engine, Row, delete, insert, or_, select, upd
 from sqlalchemy.exc import IntegrityError
 
 from gateway.errors import PasswordRefused
+from gateway.store.audit import append
 from gateway.store.engine import Clock, reading, utc_now, writing
-from gateway.store.tables import Account, AuditEntry, WebSession
+from gateway.store.tables import Account, WebSession
 
 ADMIN = "admin"
 """The only role so far."""
@@ -113,7 +114,7 @@ class Accounts:
                 if connection.execute(select(Account.id).limit(1)).first() is not None:
                     return False
                 connection.execute(insert(Account).values(**values))
-                _audit(connection, now, username, "account.created")
+                append(connection, now, username, "account.created")
         except IntegrityError:
             return False  # another process was first
         return True
@@ -152,7 +153,7 @@ class Accounts:
                     WebSession.token_sha256 != session.token_sha256,
                 )
             )
-            _audit(connection, now, session.username, "password.changed")
+            append(connection, now, session.username, "password.changed")
 
     # -- sessions ---------------------------------------------------------------------------
 
@@ -173,7 +174,7 @@ class Accounts:
         with writing(self._engine) as connection:
             # Looked at again: guesses sent all at once would pass the first look together.
             if not _forgive_failures(connection, account.id, now):
-                _audit(connection, now, username, "login.failed", peer=peer, cause="locked")
+                append(connection, now, username, "login.failed", peer=peer, cause="locked")
                 return None
             connection.execute(delete(WebSession).where(WebSession.expires_at <= now))
             connection.execute(
@@ -185,7 +186,7 @@ class Accounts:
                     expires_at=expires_at,
                 )
             )
-            _audit(connection, now, username, "login", peer=peer)
+            append(connection, now, username, "login", peer=peer)
         return NewSession(
             token=token,
             expires_at=expires_at,
@@ -239,14 +240,14 @@ class Accounts:
                 .values(failed_logins=Account.failed_logins + 1)
                 .returning(Account.failed_logins)
             ).scalar_one()
-            _audit(connection, now, username, "login.failed", peer=peer, cause="wrong password")
+            append(connection, now, username, "login.failed", peer=peer, cause="wrong password")
             if failures >= FAILURES_BEFORE_LOCK:
                 connection.execute(
                     update(Account)
                     .where(Account.id == account_id)
                     .values(failed_logins=0, locked_until=now + dt.timedelta(seconds=LOCK_S))
                 )
-                _audit(connection, now, username, "account.locked", peer=peer)
+                append(connection, now, username, "account.locked", peer=peer)
 
     def session(self, token: str) -> Session | None:
         """Return the session of a token; None when there is none or it has run out."""
@@ -274,7 +275,7 @@ class Accounts:
             connection.execute(
                 delete(WebSession).where(WebSession.token_sha256 == session.token_sha256)
             )
-            _audit(connection, now, session.username, "logout")
+            append(connection, now, session.username, "logout")
 
     # -- audit ------------------------------------------------------------------------------
 
@@ -282,7 +283,7 @@ class Accounts:
         """Add one row to the audit trail; ``detail`` must hold no patient attribute."""
         now = self._clock()
         with writing(self._engine) as connection:
-            _audit(connection, now, actor, action, **detail)
+            append(connection, now, actor, action, **detail)
 
     # -- passwords --------------------------------------------------------------------------
 
@@ -323,7 +324,3 @@ def _check_new_password(username: str, old: str, new: str) -> None:
 
 def _sha256(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _audit(connection: Connection, at: dt.datetime, actor: str, action: str, **detail: Any) -> None:
-    connection.execute(insert(AuditEntry).values(at=at, actor=actor, action=action, detail=detail))

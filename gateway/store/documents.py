@@ -17,9 +17,10 @@ from sqlalchemy.exc import IntegrityError
 from gateway.settings import CompletenessSettings
 from gateway.spool import StoredFile
 from gateway.store import states
+from gateway.store.audit import append
 from gateway.store.engine import Clock, reading, utc_now, writing
 from gateway.store.generations import receiving_generation
-from gateway.store.tables import AuditEntry, Document, Generation, Instance, Study
+from gateway.store.tables import Document, Generation, Instance, Study
 
 _RACE_ATTEMPTS = 5
 
@@ -131,16 +132,17 @@ class DocumentRecord:
             states.note(
                 connection, now, "document.received", study_id=study_id, revision=revision, **detail
             )
-            connection.execute(
-                insert(AuditEntry).values(
-                    at=now,
-                    actor=actor,
-                    action="document.received",
-                    detail={**detail, "sha256": stored.sha256, "study": study_id},
-                )
-            )
             if study_id is not None:
                 states.refresh_study(connection, study_id, now)
+            append(
+                connection,
+                now,
+                actor,
+                "document.received",
+                **detail,
+                sha256=stored.sha256,
+                study=study_id,
+            )
         return Registered(
             is_new=True,
             revision=revision,

@@ -1,14 +1,20 @@
 """Tables of the record; one module a topic. Times are UTC."""
 
+from gateway.store.tables.audit import AuditEntry, AuditSink, AuditState
 from gateway.store.tables.base import Base, UtcDateTime
-from gateway.store.tables.people import Account, AuditEntry, Installation, WebSession
+from gateway.store.tables.people import Account, Installation, WebSession
+from gateway.store.tables.rules import AssociationEnd, ClockMark, RuleVersion
 from gateway.store.tables.studies import Document, Generation, Identity, Instance, Refusal, Study
 from gateway.store.tables.work import Delivery, Event, ResultObject, WorkItem
 
 __all__ = [
     "Account",
+    "AssociationEnd",
     "AuditEntry",
+    "AuditSink",
+    "AuditState",
     "Base",
+    "ClockMark",
     "Delivery",
     "Document",
     "Event",
@@ -18,6 +24,7 @@ __all__ = [
     "Instance",
     "Refusal",
     "ResultObject",
+    "RuleVersion",
     "Study",
     "UtcDateTime",
     "WebSession",

@@ -1,9 +1,8 @@
-"""Who may do what and did: the audit, accounts, logins; and the installation itself."""
+"""Who may do what: accounts and logins; and the installation itself."""
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
 
 from sqlalchemy import (
     ForeignKey,
@@ -13,18 +12,6 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from gateway.store.tables.base import Base
-
-
-class AuditEntry(Base):
-    """Who did what; rows are only ever added."""
-
-    __tablename__ = "audit"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    at: Mapped[dt.datetime]
-    actor: Mapped[str] = mapped_column(String(64))
-    action: Mapped[str] = mapped_column(String(64))
-    detail: Mapped[dict[str, Any]]
 
 
 class Account(Base):
