@@ -8,6 +8,8 @@
     │   ├── Unreadable         the bytes are not a data set in the stated transfer syntax
     │   ├── Truncated          the data set ends before its own lengths say so
     │   ├── MissingIdentity    a UID that every instance must have is absent or invalid
+    │   ├── DataSetTooLarge    more than this site takes in one instance
+    │   ├── StorageNotNegotiated  a C-STORE on a presentation context of another service
     │   ├── SopClassMismatch   command and data set name different SOP classes
     │   └── SopInstanceMismatch  command and data set name different SOP instances
     ├── SpoolError           the spool cannot be read or written
@@ -89,6 +91,18 @@ class MissingIdentity(InstanceError):
     """A UID that every instance must have is absent or invalid."""
 
     status: ClassVar[int] = 0xC002
+
+
+class DataSetTooLarge(InstanceError):
+    """A data set is longer than this site takes; sending it again will not help."""
+
+    status: ClassVar[int] = 0xC004
+
+
+class StorageNotNegotiated(InstanceError):
+    """A C-STORE came on a presentation context of another service (PS3.7 C.5.6)."""
+
+    status: ClassVar[int] = 0x0122
 
 
 class SopClassMismatch(InstanceError):

@@ -138,6 +138,8 @@ class StoreStatus(IntEnum):
     """Error: Study, Series or SOP UID absent or invalid."""
     SOP_INSTANCE_MISMATCH = 0xC003
     """Error: Affected SOP Instance UID and data set disagree."""
+    TOO_LARGE = 0xC004
+    """Error: the data set is longer than this site takes."""
     PROCESSING_FAILURE = 0xC0FF
     """Error: a fault on our side that is not a matter of resources."""
 
