@@ -4,16 +4,19 @@ from gateway.store.tables.audit import AuditEntry, AuditSink, AuditState
 from gateway.store.tables.base import Base, UtcDateTime
 from gateway.store.tables.people import Account, Installation, WebSession
 from gateway.store.tables.rules import AssociationEnd, ClockMark, RuleVersion
+from gateway.store.tables.rules import AssociationEnd, ClockMark, RuleVersion
 from gateway.store.tables.studies import Document, Generation, Identity, Instance, Refusal, Study
 from gateway.store.tables.work import Delivery, Event, ResultObject, WorkItem
 
 __all__ = [
     "Account",
     "AssociationEnd",
+    "AssociationEnd",
     "AuditEntry",
     "AuditSink",
     "AuditState",
     "Base",
+    "ClockMark",
     "ClockMark",
     "Delivery",
     "Document",
@@ -24,6 +27,7 @@ __all__ = [
     "Instance",
     "Refusal",
     "ResultObject",
+    "RuleVersion",
     "RuleVersion",
     "Study",
     "UtcDateTime",

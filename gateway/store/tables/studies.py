@@ -6,6 +6,7 @@ Patient attributes live in ``identities`` and nowhere else.
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -37,6 +39,13 @@ class Study(Base):
     first_received_at: Mapped[dt.datetime] = mapped_column(index=True)
     last_received_at: Mapped[dt.datetime]
     state_changed_at: Mapped[dt.datetime]
+    urgency: Mapped[str] = mapped_column(String(8), default="", server_default="")
+    """urgent, where a person said so; else the rules decide."""
+    held_at: Mapped[dt.datetime | None] = mapped_column(index=True)
+    """Since when nothing is begun for it; null where it is not held."""
+    held_by: Mapped[str] = mapped_column(String(64), default="", server_default="")
+    """Account, ``command line: NAME``, or ``rule: NAME``."""
+    hold_reason: Mapped[str] = mapped_column(Text, default="", server_default="")
 
 
 class Identity(Base):
@@ -78,6 +87,18 @@ class Generation(Base):
     """When routing may be announced (again)."""
     attempts: Mapped[int] = mapped_column(default=0)
     reason: Mapped[str] = mapped_column(Text, default="")
+    revision: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Counts what became known of it while it received: instances, ends of associations."""
+    planned_revision: Mapped[int] = mapped_column(default=-1, server_default="-1")
+    """The revision that the rules last looked at."""
+    rule_version_id: Mapped[int | None] = mapped_column(ForeignKey("rule_versions.id"))
+    """The rules that decided; null for the built-in ones."""
+    plan: Mapped[dict[str, Any] | None]
+    """What the rules decided and why (``gateway.rules.plan``); no patient attribute."""
+    deadline_at: Mapped[dt.datetime | None] = mapped_column(index=True)
+    """When its results are due; null without a deadline, and once it is met or missed."""
+    hold_released_at: Mapped[dt.datetime | None]
+    """When a person let it go on; the rules do not hold it again."""
 
 
 class Instance(Base):
@@ -116,6 +137,11 @@ class Instance(Base):
     """``YYYYMMDDHHMMSS`` by the device's clock; empty when the header has no date."""
     reason: Mapped[str] = mapped_column(Text, default="")
     calling_ae_title: Mapped[str] = mapped_column(String(16))
+    called_ae_title: Mapped[str] = mapped_column(String(16), default="", server_default="")
+    source_address: Mapped[str] = mapped_column(String(64), default="", server_default="")
+    """Network address of the sender."""
+    is_derived: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether it may be made from a result of ours: looked at before its study closes."""
     association_id: Mapped[str] = mapped_column(String(36), index=True)
     received_at: Mapped[dt.datetime]
 

@@ -25,6 +25,7 @@ class WorkItem(Base):
     __table_args__ = (
         UniqueConstraint("generation_id", "analysis", "model_digest"),
         Index("ix_work_items_due", "state", "next_attempt_at"),
+        Index("ix_work_items_rank", "state", "rank_at"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -44,6 +45,10 @@ class WorkItem(Base):
     summary: Mapped[dict[str, Any] | None]
     """Headline of the result for tables, e.g. top label and probability; no patient attribute."""
     priority: Mapped[int] = mapped_column(default=0)
+    urgency: Mapped[str] = mapped_column(String(8), default="", server_default="")
+    """urgent, routine or low."""
+    rank_at: Mapped[dt.datetime | None]
+    """Claims are in this order: the moment it was made, later for what is less urgent."""
     attempts: Mapped[int] = mapped_column(default=0)
     """Attempts at the current step."""
     crashes: Mapped[int] = mapped_column(default=0)
