@@ -146,18 +146,55 @@ class DeliverySettings(BaseSettings):
     model_config = _config(PREFIX + "DELIVERY_")
 
     destination: str = ""
-    """``AET@HOST:PORT`` of the PACS, or several separated by commas; empty keeps results in the
-    results folder only. ``/sr+seg`` behind one sends it these kinds of objects alone, ``/-pdf``
-    every kind but these; there are sr, seg, sc, flicker, pdf, map and ann."""
+    """``AET@HOST:PORT`` of the PACS (``/tls`` behind it for TLS), or several separated by commas;
+    empty keeps results in the results folder only. ``/sr+seg`` behind one sends it these kinds of
+    objects alone, ``/-pdf`` every kind but these; there are sr, seg, sc, flicker, pdf, map and
+    ann."""
     calling_ae_title: str = Field(default="LENTIGO", min_length=1, max_length=16)
     """The AE title we call with."""
     timeout_s: float = Field(default=30.0, gt=0)
     """Network and DIMSE timeout of one delivery."""
     max_backoff_s: float = Field(default=60.0, gt=0)
     """Longest pause between two attempts."""
-    confirm: str = Field(default="auto", pattern="^(auto|require)$")
-    """``auto``: confirm by C-FIND where the destination offers it, else by its C-STORE answer;
-    ``require``: never complete without a C-FIND."""
+    confirm: str = Field(default="auto", pattern="^(auto|commitment|require)$")
+    """``auto``: confirm by storage commitment where the destination offers it, else by C-FIND, else
+    by its C-STORE answer; ``require``: the same, but never by the C-STORE answer; ``commitment``:
+    by storage commitment alone."""
+    commitment_timeout_s: float = Field(default=120.0, gt=0)
+    """Wait for the answer to a request for storage commitment; then it counts as not answered."""
+    commitment_linger_s: float = Field(default=1.0, ge=0)
+    """How much longer an association stays open for that answer."""
+
+
+class TlsSettings(BaseSettings):
+    """What connections to peers named with ``/tls`` trust and show."""
+
+    model_config = _config(PREFIX + "TLS_")
+
+    ca: str = ""
+    """File of CA certificates, PEM, that may have signed a peer's certificate."""
+    certificate: str = ""
+    """File of our certificate and its chain, PEM, for peers that want one."""
+    key: str = ""
+    """File of its private key, PEM; empty when it stands in ``certificate``."""
+    check_host_name: bool = True
+    """Whether a peer's certificate must name the host that we connect to."""
+
+
+class CommitmentSettings(BaseSettings):
+    """Storage commitment that senders ask us for."""
+
+    model_config = _config(PREFIX + "COMMITMENT_")
+
+    peers: str = ""
+    """Comma-separated ``AET@HOST:PORT`` (``/tls`` behind it for TLS) of senders that take a report
+    on a new association; others get it on the association on which they asked."""
+    timeout_s: float = Field(default=30.0, gt=0)
+    """Network and DIMSE timeout of one report."""
+    max_backoff_s: float = Field(default=600.0, gt=0)
+    """Longest pause between two attempts at a report."""
+    give_up_after_h: float = Field(default=168.0, gt=0)
+    """Hours after which a report that nobody takes is given up, with an alarm."""
 
 
 class PriorSettings(BaseSettings):
@@ -168,6 +205,9 @@ class PriorSettings(BaseSettings):
     pacs: str = ""
     """``AET@HOST:PORT`` of a PACS with C-FIND and C-MOVE, which knows our listener's AE title as a
     move destination; empty: none."""
+    retrieve: str = Field(default="move", pattern="^(move|get)$")
+    """``move``: have ``pacs`` send images to our listener (C-MOVE); ``get``: take them on the
+    association on which we ask (C-GET), which needs no entry for us at the PACS."""
     dicomweb_url: str = ""
     """Root of a PACS' DICOMweb services (QIDO-RS, WADO-RS), asked in place of ``pacs``; empty:
     none."""
@@ -210,6 +250,8 @@ ALL_SETTINGS: tuple[type[BaseSettings], ...] = (
     CompletenessSettings,
     BrokerSettings,
     DeliverySettings,
+    TlsSettings,
+    CommitmentSettings,
     PriorSettings,
     DashboardSettings,
 )
