@@ -2,8 +2,14 @@
 
 from gateway.store.tables.audit import AuditEntry, AuditSink, AuditState
 from gateway.store.tables.base import Base, UtcDateTime
+from gateway.store.tables.commitment import (
+    CommitmentObject,
+    CommitmentRequest,
+    DeliveryFault,
+    DestinationHealth,
+    ReceivedCommitment,
+)
 from gateway.store.tables.people import Account, Installation, WebSession
-from gateway.store.tables.rules import AssociationEnd, ClockMark, RuleVersion
 from gateway.store.tables.rules import AssociationEnd, ClockMark, RuleVersion
 from gateway.store.tables.studies import Document, Generation, Identity, Instance, Refusal, Study
 from gateway.store.tables.work import Delivery, Event, ResultObject, WorkItem
@@ -11,23 +17,25 @@ from gateway.store.tables.work import Delivery, Event, ResultObject, WorkItem
 __all__ = [
     "Account",
     "AssociationEnd",
-    "AssociationEnd",
     "AuditEntry",
     "AuditSink",
     "AuditState",
     "Base",
     "ClockMark",
-    "ClockMark",
+    "CommitmentObject",
+    "CommitmentRequest",
     "Delivery",
+    "DeliveryFault",
+    "DestinationHealth",
     "Document",
     "Event",
     "Generation",
     "Identity",
     "Installation",
     "Instance",
+    "ReceivedCommitment",
     "Refusal",
     "ResultObject",
-    "RuleVersion",
     "RuleVersion",
     "Study",
     "UtcDateTime",
