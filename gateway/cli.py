@@ -25,6 +25,7 @@ COMMANDS = {
     "send": ("gateway.sending.send", "send DICOM files or folders to a PACS or to Lentigo"),
     "attach": ("gateway.attach", "attach a JSON, FHIR or CSV document to a study"),
     "status": ("gateway.status", "say where each study is"),
+    "verify": ("gateway.verify", "check that nothing was lost or doubled"),
     "doctor": ("gateway.host.doctor", "check every part and say how to mend it"),
     "health": ("gateway.host.health", "say by exit code whether one service of this host turns"),
     "demo": ("gateway.demo.run", "send rendered samples through everything and show the results"),
