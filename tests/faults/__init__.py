@@ -1,0 +1,1 @@
+"""The fault matrix: what a gateway promises, while its parts are killed, full, slow or gone."""
