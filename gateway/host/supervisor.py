@@ -50,7 +50,7 @@ class UpOptions:
     delivery: DeliverySettings
     broker_url: str = ""
     triton_url: str = ""
-    repository: Path = field(default=Path(__file__).resolve().parents[1] / "triton_repo")
+    repository: Path = field(default=Path(__file__).resolve().parents[2] / "triton_repo")
     models: tuple[str, ...] = ("*",)
     """Models that the embedded Triton loads."""
 
