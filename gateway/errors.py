@@ -20,6 +20,7 @@
     ├── SendError            files could not be sent as asked
     │   ├── AssociationRefused   the peer cannot be reached or rejects us
     │   └── AssociationLost      an association ended before its answer came
+    ├── ResendRefused        there is nothing of a study to send again
     ├── DocumentRefused      a document of the site is not let in; carries its HTTP status
     ├── WebRequestRefused    a DICOMweb request cannot be answered; carries its HTTP status
     │   └── MultipartError     the body is no multipart/related message
@@ -154,6 +155,10 @@ class AssociationRefused(SendError):
 
 class AssociationLost(SendError):
     """The association ended before an answer came; what became of the instance is unknown."""
+
+
+class ResendRefused(GatewayError):
+    """The results of a study cannot be sent again; the message says why."""
 
 
 class WrapError(GatewayError):
