@@ -3,7 +3,8 @@
     GatewayError
     ├── SettingsError        a setting that cannot be used
     │   ├── TlsSettingsError   a certificate, key or CA file that cannot be used
-    │   └── PeerSyntaxError    an entry that should name a peer does not
+    │   ├── PeerSyntaxError    an entry that should name a peer does not
+    │   └── WeakSetup          the installation would stand open; says what and the cure
     ├── InstanceError        a received instance that cannot be filed; carries its DIMSE status
     │   ├── Unreadable         the bytes are not a data set in the stated transfer syntax
     │   ├── Truncated          the data set ends before its own lengths say so
@@ -14,6 +15,7 @@
     │   └── SopInstanceMismatch  command and data set name different SOP instances
     ├── SpoolError           the spool cannot be read or written
     │   └── SpoolFull          there is no room: refuse, try again later
+    │       └── QuotaExceeded    this source has used up its share of the disk
     ├── ListenerError        the DICOM listener cannot start
     ├── ProtocolError        a peer breaks the rules of PS3.8 or PS3.7; carries the abort's reason
     ├── PeerLost             a peer closed its connection or went silent
@@ -24,6 +26,8 @@
     ├── DocumentRefused      a document of the site is not let in; carries its HTTP status
     ├── WebRequestRefused    a DICOMweb request cannot be answered; carries its HTTP status
     │   └── MultipartError     the body is no multipart/related message
+    ├── SinkUnavailable      a place for audit messages does not take them
+    ├── RetentionError       a purge or a hold cannot be done as asked
     ├── PasswordRefused      a new password will not do, or the present one is wrong
     ├── WrapError            an image file cannot become a DICOM instance
     └── RecordError          the record of studies and work
@@ -62,6 +66,18 @@ class TlsSettingsError(SettingsError):
 
 class PeerSyntaxError(SettingsError):
     """An entry that should name a peer cannot be read; the message names the field at fault."""
+
+
+class WeakSetup(SettingsError):
+    """The installation would stand open to others; the message says where, and the cure."""
+
+
+class SinkUnavailable(GatewayError):
+    """A place for audit messages does not take them now; they stay in the record."""
+
+
+class RetentionError(GatewayError):
+    """A purge or a hold cannot be done as asked; the message says why."""
 
 
 class InstanceError(GatewayError):
@@ -126,6 +142,10 @@ class SpoolError(GatewayError):
 
 class SpoolFull(SpoolError):
     """There is no room in the spool: refuse now, try again later."""
+
+
+class QuotaExceeded(SpoolFull):
+    """This source has used up its share of the disk; others are still served."""
 
 
 class ListenerError(GatewayError):

@@ -14,6 +14,8 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
+from gateway.delivery.stow_settings import StowSettings
+from gateway.dicomweb.settings import DicomwebSettings
 from gateway.errors import SettingsError
 
 PREFIX = "LENTIGO_"
@@ -244,6 +246,74 @@ class DashboardSettings(BaseSettings):
     """One-time password of the first account; made at random when absent."""
 
 
+class AuditSettings(BaseSettings):
+    """Where the audit trail goes beside the record."""
+
+    model_config = _config(PREFIX + "AUDIT_")
+
+    log: Path | None = None
+    """File of audit messages; ``audit/audit.log`` in the home folder when absent."""
+    syslog: str = ""
+    """Audit record repository: ``udp://HOST:PORT``, ``tcp://HOST:PORT`` or ``tls://HOST:PORT``."""
+    syslog_ca: Path | None = None
+    """Certificates that sign the repository's; the system's when absent."""
+    syslog_certificate: Path | None = None
+    """Certificate that we show to the repository."""
+    syslog_key: Path | None = None
+    """Key of that certificate."""
+    source_id: str = ""
+    """AuditSourceID of every message; the name of the host when empty."""
+    enterprise_site: str = ""
+    """AuditEnterpriseSiteID of every message."""
+    patient_id: bool = False
+    """Write Patient IDs into messages; else the digest that stands for the patient."""
+    interval_s: float = Field(default=1.0, gt=0)
+    """Seconds between two looks for something to report."""
+
+
+class RetentionSettings(BaseSettings):
+    """How long what is kept; 0 days keeps for ever."""
+
+    model_config = _config(PREFIX + "RETENTION_")
+
+    instances_days: float = Field(default=0, ge=0)
+    """Received instances of a study whose results are confirmed; days since its last instance."""
+    unconfirmed_days: float = Field(default=0, ge=0)
+    """The same for studies that failed, were refused, or whose results stay in the results folder;
+    nothing of a study under way is ever removed."""
+    results_days: float = Field(default=0, ge=0)
+    """Result objects that a PACS confirmed, since they were made."""
+    quarantine_days: float = Field(default=0, ge=0)
+    """Refused and quarantined instances."""
+    documents_days: float = Field(default=0, ge=0)
+    """Documents of the site, after their study ended; those that wait for a study that never
+    came, since they were received."""
+    features_days: float = Field(default=0, ge=0)
+    """Embeddings, since they were computed; they are computed again when needed."""
+    events_days: float = Field(default=0, ge=0)
+    """Lines of the timelines of studies that have ended; the audit trail stays."""
+    interval_s: float = Field(default=3600.0, gt=0)
+    """Seconds between two purges."""
+    high_watermark_percent: float = Field(default=99.0, ge=0, le=100)
+    """Share of the disk in use from which on new instances are refused (A700); 0: only
+    ``LENTIGO_LISTENER_RESERVE_BYTES`` counts."""
+    low_watermark_percent: float = Field(default=85.0, ge=0, le=100)
+    """Share of the disk in use that raises a warning and lets the purge run at once; it removes
+    nothing that its days do not allow."""
+    quota: str = ""
+    """Disk that sources may use: ``AET@NETWORK=50GB``, several separated by commas; ``*@NETWORK``
+    is the sum of all that match. Beyond it a source is answered A700."""
+
+
+class SecuritySettings(BaseSettings):
+    """Weaknesses that a site insists on."""
+
+    model_config = _config(PREFIX + "SECURITY_")
+
+    accept: str = ""
+    """Comma-separated names of weaknesses to start with all the same; ``docs/security.md``."""
+
+
 ALL_SETTINGS: tuple[type[BaseSettings], ...] = (
     StoreSettings,
     ListenerSettings,
@@ -254,6 +324,8 @@ ALL_SETTINGS: tuple[type[BaseSettings], ...] = (
     CommitmentSettings,
     PriorSettings,
     DashboardSettings,
+    DicomwebSettings,
+    StowSettings,
 )
 
 
