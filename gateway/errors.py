@@ -145,7 +145,7 @@ class SpoolFull(SpoolError):
 
 
 class QuotaExceeded(SpoolFull):
-    """This source has used up its share of the disk; others are still served."""
+    """A source has used up its share of the disk; others are still served."""
 
 
 class ListenerError(GatewayError):

@@ -326,6 +326,9 @@ ALL_SETTINGS: tuple[type[BaseSettings], ...] = (
     DashboardSettings,
     DicomwebSettings,
     StowSettings,
+    AuditSettings,
+    RetentionSettings,
+    SecuritySettings,
 )
 
 
