@@ -10,6 +10,7 @@ from gateway.store.tables.commitment import (
     ReceivedCommitment,
 )
 from gateway.store.tables.people import Account, Installation, WebSession
+from gateway.store.tables.retention import RetentionHold
 from gateway.store.tables.rules import AssociationEnd, ClockMark, RuleVersion
 from gateway.store.tables.studies import Document, Generation, Identity, Instance, Refusal, Study
 from gateway.store.tables.work import Delivery, Event, ResultObject, WorkItem
@@ -36,6 +37,7 @@ __all__ = [
     "ReceivedCommitment",
     "Refusal",
     "ResultObject",
+    "RetentionHold",
     "RuleVersion",
     "Study",
     "UtcDateTime",

@@ -144,6 +144,12 @@ class Instance(Base):
     """Whether it may be made from a result of ours: looked at before its study closes."""
     association_id: Mapped[str] = mapped_column(String(36), index=True)
     received_at: Mapped[dt.datetime]
+    peer_address: Mapped[str] = mapped_column(String(45), default="", server_default="")
+    """Address that it came from; empty where none is known."""
+    purged_at: Mapped[dt.datetime | None]
+    """When its file was given up by retention; the row stays, so that it is known again."""
+    is_purge_pending: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether the file of a purged row may still lie there."""
 
 
 class Document(Base):
@@ -167,6 +173,10 @@ class Document(Base):
     received_from: Mapped[str] = mapped_column(String(64))
     """Account, or ``command line``."""
     received_at: Mapped[dt.datetime]
+    purged_at: Mapped[dt.datetime | None]
+    """When its file was given up by retention; the row stays, so that it is known again."""
+    is_purge_pending: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether the file of a purged row may still lie there."""
 
 
 class Refusal(Base):
@@ -186,3 +196,7 @@ class Refusal(Base):
     sop_instance_uid: Mapped[str] = mapped_column(String(64), default="")
     path: Mapped[str] = mapped_column(Text, default="")
     """Relative to the spool; empty when no bytes were kept."""
+    purged_at: Mapped[dt.datetime | None]
+    """When its file was given up by retention; the row stays, so that it is known again."""
+    is_purge_pending: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether the file of a purged row may still lie there."""

@@ -12,6 +12,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -81,6 +82,10 @@ class ResultObject(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[dt.datetime]
+    purged_at: Mapped[dt.datetime | None]
+    """When its file was given up by retention; the row stays, so that it is known again."""
+    is_purge_pending: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether the file of a purged row may still lie there."""
 
 
 class Delivery(Base):
