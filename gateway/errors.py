@@ -21,8 +21,11 @@
     ├── PeerLost             a peer closed its connection or went silent
     ├── SendError            files could not be sent as asked
     │   ├── AssociationRefused   the peer cannot be reached or rejects us
+    │   │   └── NoContextAccepted    it answers, and accepts nothing of what we propose
     │   └── AssociationLost      an association ended before its answer came
+    ├── MalformedReport      a message of storage commitment that makes no sense
     ├── ResendRefused        there is nothing of a study to send again
+    ├── StudyNotFound        no study, or more than one, is known by a name that was given
     ├── DocumentRefused      a document of the site is not let in; carries its HTTP status
     ├── WebRequestRefused    a DICOMweb request cannot be answered; carries its HTTP status
     │   └── MultipartError     the body is no multipart/related message
@@ -173,8 +176,16 @@ class AssociationRefused(SendError):
     """The peer cannot be reached, or rejects the association; the message says why."""
 
 
+class NoContextAccepted(AssociationRefused):
+    """The peer answered the association and accepts none of its presentation contexts."""
+
+
 class AssociationLost(SendError):
     """The association ended before an answer came; what became of the instance is unknown."""
+
+
+class MalformedReport(GatewayError):
+    """A message of storage commitment makes no sense; it says what is missing, never a value."""
 
 
 class ResendRefused(GatewayError):
@@ -209,3 +220,25 @@ class WebRequestRefused(GatewayError):
 
 class MultipartError(WebRequestRefused):
     """The body is no multipart/related message (RFC 2046 5.1)."""
+
+
+class RuleFileRefused(SettingsError):
+    """A file of routing rules cannot be used; the message says where and why."""
+
+    def __init__(
+        self, reason: str, *, name: str = "", line: int = 0, column: int = 0, rule: str = ""
+    ) -> None:
+        place = ", ".join(
+            f"{what} {number}" for what, number in (("line", line), ("column", column)) if number
+        )
+        where = ": ".join(filter(None, (name, place, f"rule {rule!r}" if rule else "")))
+        super().__init__(f"{where}: {reason}" if where else reason)
+        self.reason = reason
+        self.line = line
+        """1-based; 0 where it is not known."""
+        self.column = column
+        """1-based; 0 where it is not known."""
+
+
+class StudyNotFound(GatewayError):
+    """No study, or more than one, is known by what was given; the message says how to name one."""

@@ -15,6 +15,7 @@ from typing import Any
 from pydicom.uid import generate_uid
 from sqlalchemy import Connection, Engine, exists, insert, or_, select, update
 
+from gateway.delivery.confirmation import CommitmentView
 from gateway.store import states
 from gateway.store.engine import Clock, reading, utc_now, writing
 from gateway.store.resend import reopen
@@ -30,21 +31,6 @@ COMMITTED = "committed"
 FAILED = "failed"
 
 _SILENT_REQUESTS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommitmentStatus:
-    """What a destination said about one delivery, over all requests."""
-
-    is_committed: bool = False
-    waits_until: dt.datetime | None = None
-    """The newest request has no answer yet and is waited for until then."""
-    failure_reason: int | None = None
-    """Of the newest answer, where that is a failure (PS3.3 C.14.1.1)."""
-    failures: int = 0
-    """Answers that were failures."""
-    unanswered: int = 0
-    """Requests since the last answer whose time ran out, or that left the object out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +241,7 @@ class CommitmentBook:
                 reason="the destination reported late that it does not hold what it took",
             )
 
-    def load(self, work_item_id: int) -> dict[int, CommitmentStatus]:
+    def load(self, work_item_id: int) -> dict[int, CommitmentView]:
         """Return what is known of each delivery of a work item that was ever asked for."""
         now = self._clock()
         with reading(self._engine) as connection:
@@ -340,7 +326,7 @@ def _write_answers(
     return changed
 
 
-def _status(asked: Sequence[Any], now: dt.datetime) -> CommitmentStatus:
+def _status(asked: Sequence[Any], now: dt.datetime) -> CommitmentView:
     """Sum up the requests for one delivery, oldest first."""
     answers = [row for row in asked if row.answer]
     newest = max(answers, key=lambda row: row.answered_at) if answers else None
@@ -348,7 +334,7 @@ def _status(asked: Sequence[Any], now: dt.datetime) -> CommitmentStatus:
     is_waiting = last.answered_at is None and last.expires_at > now
     after = max((number for number, row in enumerate(asked) if row.answer), default=-1) + 1
     since = asked[after:]
-    return CommitmentStatus(
+    return CommitmentView(
         is_committed=newest is not None and newest.answer == COMMITTED,
         waits_until=last.expires_at if is_waiting else None,
         failure_reason=newest.failure_reason if newest is not None else None,

@@ -1,0 +1,205 @@
+"""Associations that we ask for: over TCP or TLS, with a reason when none comes about.
+
+pynetdicom negotiates and keeps the state machine; it says nothing of why a connection failed and
+waits for ever in the middle of a PDU. The socket that it is handed here remembers the error, closes
+itself, and knows how long a peer may be silent.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from pynetdicom import AE, build_role
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext
+
+from gateway.delivery.routes import Destination
+from gateway.dicom.file_meta import IMPLEMENTATION_CLASS_UID
+from gateway.dicom.tls import client_context, tls_fault
+from gateway.errors import AssociationRefused, NoContextAccepted, TlsSettingsError
+from gateway.settings import TlsSettings
+
+_MAX_PDU_BYTES = 0x20000
+
+# PS3.8 Table 9-21, by (result source, diagnostic).
+_REJECTIONS = {
+    (1, 2): "application context name not supported",
+    (1, 3): "it does not know our AE title",
+    (1, 7): "it is not called by this AE title",
+    (2, 2): "protocol version not supported",
+    (3, 1): "temporary congestion",
+    (3, 2): "local limit exceeded",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What we ask a peer for."""
+
+    calling_ae_title: str
+    contexts: Sequence[PresentationContext]
+    timeout_s: float
+    """Longest silence while connecting, negotiating, and waiting for an answer."""
+    answer_timeout_s: float = 0.0
+    """Longest wait for the answer to one message, where it is another."""
+    scp_roles: Sequence[str] = ()
+    """SOP classes for which we propose to be SCP, by role selection (PS3.7 D.3.3.4)."""
+    handlers: Sequence[Any] = ()
+    """pynetdicom event handlers."""
+
+
+def associate(destination: Destination, proposal: Proposal, tls: TlsSettings) -> Association:
+    """Return an established association.
+
+    Raises
+    ------
+    NoContextAccepted
+        The peer answered and accepted none of the contexts.
+    AssociationRefused
+        It cannot be reached or rejects the association; the message says why, for an
+        administrator.
+    """
+    ae = AE(ae_title=proposal.calling_ae_title)
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = "LENTIGO"
+    answer_timeout_s = proposal.answer_timeout_s or proposal.timeout_s
+    ae.connection_timeout = ae.acse_timeout = proposal.timeout_s
+    ae.dimse_timeout = ae.network_timeout = answer_timeout_s
+    line = _Line(_context(destination, tls), silence_s=answer_timeout_s)
+    try:
+        assoc = ae.associate(
+            destination.host,
+            destination.port,
+            contexts=list(proposal.contexts),
+            ae_title=destination.ae_title,
+            max_pdu=_MAX_PDU_BYTES,
+            ext_neg=[build_role(uid, scp_role=True) for uid in proposal.scp_roles],
+            evt_handlers=list(proposal.handlers),
+            tls_args=cast(Any, (line, destination.host)),
+        )
+    except OSError as exc:  # the name cannot be resolved, or no socket is to be had
+        raise AssociationRefused(_unreachable(exc)) from exc
+    if assoc.is_established:
+        return assoc
+    raise _refusal(assoc, line.error)
+
+
+def _context(destination: Destination, tls: TlsSettings) -> ssl.SSLContext | None:
+    """Return a fresh TLS context, so that a renewed certificate needs no restart."""
+    if not destination.is_tls:
+        return None
+    if not tls.ca:
+        raise AssociationRefused("LENTIGO_TLS_CA names no file of CA certificates to trust")
+    try:
+        return client_context(
+            Path(tls.ca),
+            certificate=Path(tls.certificate) if tls.certificate else None,
+            key=Path(tls.key) if tls.key else None,
+            check_host_name=tls.check_host_name,
+        )
+    except TlsSettingsError as exc:
+        raise AssociationRefused(str(exc)) from exc
+
+
+def _refusal(assoc: Association, error: OSError | None) -> AssociationRefused:
+    if assoc.is_rejected:
+        answer = assoc.acceptor.primitive
+        key = (getattr(answer, "result_source", 0), getattr(answer, "diagnostic", 0))
+        return AssociationRefused(
+            f"the destination rejects the association: {_REJECTIONS.get(key, 'no reason')}"
+        )
+    if assoc.rejected_contexts and not assoc.accepted_contexts:
+        # It answered, and accepted nothing at all; pynetdicom then aborts.
+        return NoContextAccepted("the destination accepts none of our presentation contexts")
+    if error is not None:
+        return AssociationRefused(_unreachable(error))
+    if assoc.is_aborted and assoc.acceptor.primitive is not None:
+        return AssociationRefused("the destination aborted the association")
+    return AssociationRefused("the destination cannot be reached or does not answer")
+
+
+def _unreachable(error: OSError) -> str:
+    fault = tls_fault(error)
+    if fault is not None:
+        return f"no TLS connection to the destination: {fault.value}"
+    if isinstance(error, TimeoutError):
+        return "the destination does not answer"
+    if isinstance(error, socket.gaierror):
+        return "the destination cannot be reached: its host name is not known"
+    return f"the destination cannot be reached: {error.strerror or type(error).__name__}"
+
+
+class _Peered:
+    """What both kinds of socket have in common; a mixin in front of ``socket.socket``."""
+
+    line: _Line | None = None
+
+    def _heard(self, error: OSError) -> None:
+        if self.line is not None and self.line.error is None:
+            self.line.error = error
+
+    def settimeout(self, value: float | None) -> None:
+        """Set the time-out; none at all stands for the longest silence."""
+        if value is None and self.line is not None:
+            value = self.line.silence_s
+        super().settimeout(value)  # type: ignore[misc]
+
+    def connect(self, address: Any) -> None:
+        """Connect; a socket that fails is closed, and its error remembered."""
+        try:
+            super().connect(address)  # type: ignore[misc]
+        except OSError as exc:
+            self._heard(exc)
+            self.close()  # type: ignore[attr-defined]
+            raise
+        # With Nagle's algorithm on, every message waits about 40 ms for a delayed ACK.
+        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # type: ignore[attr-defined]
+
+    def recv(self, *args: Any) -> bytes:
+        """Receive; in TLS 1.3 a peer says only here that it wants a certificate."""
+        try:
+            return cast(bytes, super().recv(*args))  # type: ignore[misc]
+        except OSError as exc:
+            self._heard(exc)
+            raise
+
+
+class _PlainSocket(_Peered, socket.socket):
+    pass
+
+
+class _TlsSocket(_Peered, ssl.SSLSocket):
+    pass
+
+
+class _Line:
+    """Stands in for the TLS context that pynetdicom wraps its socket with."""
+
+    def __init__(self, context: ssl.SSLContext | None, *, silence_s: float) -> None:
+        self._context = context
+        self.silence_s = silence_s
+        self.error: OSError | None = None
+        if context is not None:
+            context.sslsocket_class = _TlsSocket
+
+    def wrap_socket(
+        self, sock: socket.socket, *, server_side: bool, server_hostname: str
+    ) -> _PlainSocket | _TlsSocket:
+        """Return the socket to use in the place of ``sock``."""
+        wrapped: _PlainSocket | _TlsSocket
+        if self._context is None:
+            wrapped = _PlainSocket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        else:
+            wrapped = cast(
+                _TlsSocket,
+                self._context.wrap_socket(
+                    sock, server_side=server_side, server_hostname=server_hostname
+                ),
+            )
+        wrapped.line = self
+        return wrapped
