@@ -4,6 +4,7 @@
     ├── SettingsError        a setting that cannot be used
     │   ├── TlsSettingsError   a certificate, key or CA file that cannot be used
     │   ├── PeerSyntaxError    an entry that should name a peer does not
+    │   ├── RuleFileRefused    a file of routing rules cannot be used; says line and reason
     │   └── WeakSetup          the installation would stand open; says what and the cure
     ├── InstanceError        a received instance that cannot be filed; carries its DIMSE status
     │   ├── Unreadable         the bytes are not a data set in the stated transfer syntax
