@@ -36,12 +36,13 @@ class StoredFile:
     """A file that is on disk to stay.
 
     ``relative_path`` is relative to the root of the spool; ``sha256`` is of the whole file, in
-    hexadecimal.
+    hexadecimal; ``path`` is where it lies, None when that is not known.
     """
 
     relative_path: PurePosixPath
     sha256: str
     size_bytes: int
+    path: Path | None = None
 
 
 @contextmanager
@@ -152,6 +153,9 @@ class Spool:
             _sync_folder(self.root)
             return sum(_remove_if_orphan(path) for path in self.incoming.glob("*.part"))
 
+    def close(self) -> None:
+        """Let go of what was opened on the way; the spool can be used again."""
+
     def check_room(self) -> None:
         """Raise ``SpoolFull`` when less than the reserve is free."""
         if self._reserve_bytes and self.free_bytes() < self._reserve_bytes:
@@ -242,6 +246,7 @@ class Spool:
             relative_path=PurePosixPath(target.relative_to(self.root)),
             sha256=sha256,
             size_bytes=incoming.size_bytes,
+            path=target,
         )
 
 

@@ -18,6 +18,7 @@ from gateway.store.documents import attach_waiting
 from gateway.store.engine import Clock, reading, utc_now, writing
 from gateway.store.generations import receiving_generation
 from gateway.store.lesions import PRIOR, lesion_values, patient_key
+from gateway.store.retention import restore_instance
 from gateway.store.tables import (
     Generation,
     Identity,
@@ -106,11 +107,15 @@ class Intake:
         now = self._clock()
         with writing(self._engine) as connection:
             known = connection.execute(
-                select(Instance.id, Instance.sha256, Instance.disposition).where(
-                    Instance.sop_instance_uid == header.sop_instance_uid
-                )
+                select(
+                    Instance.id, Instance.sha256, Instance.disposition, Instance.purged_at
+                ).where(Instance.sop_instance_uid == header.sop_instance_uid)
             ).all()
             same = next((row for row in known if row.sha256 == stored.sha256), None)
+            if same is not None and same.purged_at is not None:
+                restore_instance(
+                    connection, same.id, stored, now, self._completeness.quiet_window_s
+                )
             if same is not None and (is_fetched or same.disposition != PRIOR):
                 return Registration.DUPLICATE
             study_id = self._study(connection, header, now)
@@ -180,6 +185,7 @@ class Intake:
                 reason=reason,
                 calling_ae_title=association.calling_ae_title,
                 association_id=association.association_id,
+                peer_address=association.peer_address[:45],
                 received_at=now,
                 **lesion_values(header),
             )

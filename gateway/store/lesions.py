@@ -169,7 +169,7 @@ class LesionIndex:
             held = connection.execute(
                 select(Instance.sop_instance_uid)
                 .join(Identity, Instance.study_id == Identity.study_id)
-                .where(Identity.patient_key == row.patient_key)
+                .where(Identity.patient_key == row.patient_key, Instance.purged_at.is_(None))
             ).scalars()
             return Patient(
                 patient_id=row.patient_id,
@@ -232,6 +232,7 @@ def _of_patient(
         .where(
             Identity.patient_key == patient.patient_key,
             Instance.disposition.in_(("accepted", PRIOR)),
+            Instance.purged_at.is_(None),
         )
         .order_by(Instance.disposition, Instance.id)  # "accepted" before "prior"
     ).all()

@@ -11,6 +11,7 @@ from gateway.faults import failpoint
 from gateway.store import states
 from gateway.store.engine import Clock, reading, utc_now, writing
 from gateway.store.lesions import lesion_columns, with_earlier
+from gateway.store.retention import PURGED_INPUT, purged_instances
 from gateway.store.tables import Generation, Identity, Instance, WorkItem
 from gateway.store.values import GenerationRow, InstanceRow, Scheduled
 
@@ -35,6 +36,7 @@ def load_generation(connection: Connection, generation_id: int) -> GenerationRow
             Generation.study_id == generation.study_id,
             Generation.number <= generation.number,
             Instance.disposition == "accepted",
+            Instance.purged_at.is_(None),
         )
         .order_by(Instance.id)
     ).all()
@@ -59,14 +61,23 @@ class RoutingLedger:
         self._clock = clock
 
     def load_generation(self, generation_id: int) -> GenerationRow | None:
-        """Return a closed generation that still needs routing; None when it is routed."""
+        """Return a closed generation that still needs routing; None when it is routed.
+
+        One whose study has lost instances to retention is routed at once, to nothing: a result
+        made of what is left would supersede one that was made of all.
+        """
         with reading(self._engine) as connection:
             row = connection.execute(
                 select(Generation).where(Generation.id == generation_id)
             ).first()
             if row is None or row.state != states.CLOSED:
                 return None
-            return load_generation(connection, generation_id)
+            purged = purged_instances(connection, row.study_id)
+            if not purged:
+                return load_generation(connection, generation_id)
+        reason = f"{PURGED_INPUT} ({purged}); send the whole study again to have it analysed"
+        self.record_routing(generation_id, [], reason)
+        return None
 
     def record_routing(
         self,
