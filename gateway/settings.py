@@ -105,10 +105,34 @@ class ListenerSettings(BaseSettings):
     """Let any AE title in from loopback; false leaves only the peers of ``allow``."""
     require_called_ae_title: bool = False
     """Reject associations that call another AE title than ours."""
+    ae_titles: str = ""
+    """Comma-separated AE titles of ours beside ``ae_title``; rules can tell them apart."""
+    more_sop_classes: str = ""
+    """Comma-separated Storage SOP classes, by UID or keyword, taken beside the built-in ones."""
     max_associations: int = Field(default=64, ge=1)
     """Associations served at a time; one more is rejected as a passing condition."""
+    max_associations_per_peer: int = Field(default=0, ge=0)
+    """The same for one source address; 0 leaves it to the limit of all."""
     network_timeout_s: float = Field(default=60.0, gt=0)
     """Silence on an association after which it is aborted."""
+    request_timeout_s: float = Field(default=30.0, gt=0)
+    """Seconds from a connection to its association request (ARTIM, PS3.8 9.1.5)."""
+    min_bytes_per_s: float = Field(default=1000.0, ge=0)
+    """Rate that a message must keep over ``network_timeout_s``; 0 for any."""
+    max_pdu_bytes: int = Field(default=128 * 1024, ge=4096, le=16 * 1024 * 1024)
+    """Largest P-DATA-TF PDU that we announce and take (PS3.8 D.1)."""
+    max_instance_bytes: int = Field(default=0, ge=0)
+    """Longest data set that is taken; 0 for no limit but the disk's."""
+    tls_certificate: Path | None = None
+    """Our certificate and its chain, PEM. With it ``port`` speaks TLS, or ``tls_port`` if given."""
+    tls_key: Path | None = None
+    """Its private key, PEM, where it is not in the same file."""
+    tls_client_ca: Path | None = None
+    """CA certificates, PEM, that clients' certificates must be signed by."""
+    tls_require_client_certificate: bool = True
+    """With ``tls_client_ca``: turn away clients that show no certificate."""
+    tls_port: int | None = Field(default=None, ge=0, le=65535)
+    """TCP port for TLS beside the plain one; 0 takes any free one."""
     reserve_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
     """Free disk space under which instances are refused with A700."""
 

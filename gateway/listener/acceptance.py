@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
 
-from gateway.errors import PeerSyntaxError
+from pydicom._uid_dict import UID_dictionary
+
+from gateway.errors import PeerSyntaxError, SettingsError
 
 VERIFICATION = "1.2.840.10008.1.1"  # PS3.4 A.4
 
@@ -30,6 +32,12 @@ JPEG_LS_LOSSLESS = "1.2.840.10008.1.2.4.80"
 JPEG_LS_NEAR_LOSSLESS = "1.2.840.10008.1.2.4.81"
 JPEG_2000_LOSSLESS = "1.2.840.10008.1.2.4.90"
 JPEG_2000 = "1.2.840.10008.1.2.4.91"
+JPEG_XL_LOSSLESS = "1.2.840.10008.1.2.4.110"
+JPEG_XL_JPEG_RECOMPRESSION = "1.2.840.10008.1.2.4.111"
+JPEG_XL = "1.2.840.10008.1.2.4.112"
+HTJ2K_LOSSLESS = "1.2.840.10008.1.2.4.201"
+HTJ2K_LOSSLESS_RPCL = "1.2.840.10008.1.2.4.202"
+HTJ2K = "1.2.840.10008.1.2.4.203"
 RLE_LOSSLESS = "1.2.840.10008.1.2.5"
 
 # The acceptor picks the first of these that the requestor proposed in the same context. Compressed
@@ -40,12 +48,30 @@ REVERSIBLE_SYNTAXES = (
     JPEG_LOSSLESS,
     JPEG_LS_LOSSLESS,
     JPEG_2000_LOSSLESS,
+    HTJ2K_LOSSLESS,
+    HTJ2K_LOSSLESS_RPCL,
     RLE_LOSSLESS,
 )
-IRREVERSIBLE_SYNTAXES = (JPEG_BASELINE, JPEG_EXTENDED, JPEG_2000, JPEG_LS_NEAR_LOSSLESS)
+IRREVERSIBLE_SYNTAXES = (JPEG_BASELINE, JPEG_EXTENDED, JPEG_2000, HTJ2K, JPEG_LS_NEAR_LOSSLESS)
 NATIVE_SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
-IMAGE_SYNTAXES = (*REVERSIBLE_SYNTAXES, *IRREVERSIBLE_SYNTAXES, *NATIVE_SYNTAXES)
-RESULT_SYNTAXES = (*REVERSIBLE_SYNTAXES, *NATIVE_SYNTAXES)
+DEFLATED_SYNTAXES = (DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,)
+# Behind everything else: hardly a reader knows them yet, so they are taken from whoever has no
+# other.
+JPEG_XL_SYNTAXES = (JPEG_XL_LOSSLESS, JPEG_XL_JPEG_RECOMPRESSION, JPEG_XL)
+IMAGE_SYNTAXES = (
+    *REVERSIBLE_SYNTAXES,
+    *IRREVERSIBLE_SYNTAXES,
+    *NATIVE_SYNTAXES,
+    *DEFLATED_SYNTAXES,
+    *JPEG_XL_SYNTAXES,
+)
+RESULT_SYNTAXES = (
+    *REVERSIBLE_SYNTAXES,
+    *NATIVE_SYNTAXES,
+    *DEFLATED_SYNTAXES,
+    JPEG_XL_LOSSLESS,
+)
+DOCUMENT_SYNTAXES = (*NATIVE_SYNTAXES, *DEFLATED_SYNTAXES)
 
 # PS3.4 Table B.5-1
 DERMOSCOPIC_PHOTOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.7"
@@ -110,9 +136,49 @@ def _accepted(
 ACCEPTED_SOP_CLASSES: Mapping[str, AcceptedSopClass] = MappingProxyType(
     _accepted(_IMAGES, IMAGE_SYNTAXES, has_pixel_data=True)
     | _accepted(_RESULT_IMAGES, RESULT_SYNTAXES, has_pixel_data=True)
-    | _accepted(_DOCUMENTS, NATIVE_SYNTAXES, has_pixel_data=False)
+    | _accepted(_DOCUMENTS, DOCUMENT_SYNTAXES, has_pixel_data=False)
 )
 """Storage SOP classes by UID."""
+
+
+def storage_classes(more: str = "") -> Mapping[str, AcceptedSopClass]:
+    """Return the Storage SOP classes that are accepted, by UID.
+
+    Parameters
+    ----------
+    more
+        Comma-separated UIDs or keywords of PS3.6 Table A-1, e.g. ``CTImageStorage``, beside the
+        built-in ones. A UID that the table does not name, e.g. a private one, is taken as it is.
+
+    Raises
+    ------
+    SettingsError
+        An entry is neither a keyword of a Storage SOP class nor a UID.
+
+    Examples
+    --------
+    >>> len(storage_classes("CTImageStorage")) - len(ACCEPTED_SOP_CLASSES)
+    1
+    """
+    names = {}
+    for entry in (each.strip() for each in more.split(",")):
+        if entry:
+            uid, name = _sop_class(entry)
+            names[uid] = name
+    added = _accepted(names, IMAGE_SYNTAXES, has_pixel_data=False)
+    return MappingProxyType(added | dict(ACCEPTED_SOP_CLASSES))
+
+
+def _sop_class(entry: str) -> tuple[str, str]:
+    for uid, (name, kind, _, _, keyword) in UID_dictionary.items():
+        if entry in (uid, keyword):
+            if kind != "SOP Class" or "Storage" not in name or "Commitment" in name:
+                break
+            return uid, name
+    else:
+        if _UID.fullmatch(entry) and len(entry) <= 64:
+            return entry, "private"
+    raise SettingsError(f"more_sop_classes: {entry!r} is neither a Storage SOP class nor a UID")
 
 
 class StoreStatus(IntEnum):
@@ -144,6 +210,7 @@ class StoreStatus(IntEnum):
     """Error: a fault on our side that is not a matter of resources."""
 
 
+_UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+")  # PS3.5 9.1
 _AE_TITLE = re.compile(r"[\x20-\x5b\x5d-\x7e]{1,16}")  # PS3.5 6.2, VR AE: no backslash, no control
 
 
@@ -156,6 +223,28 @@ def is_ae_title(text: str) -> bool:
     (True, False, False)
     """
     return _AE_TITLE.fullmatch(text) is not None and text.strip() != ""
+
+
+def parse_ae_titles(ae_title: str, more: str = "") -> tuple[str, ...]:
+    """Return our AE titles: the first one, then the comma-separated others.
+
+    Raises
+    ------
+    SettingsError
+        One of them is no AE title.
+
+    Examples
+    --------
+    >>> parse_ae_titles("LENTIGO", "DERM, PATHO")
+    ('LENTIGO', 'DERM', 'PATHO')
+    """
+    titles = [ae_title.strip(), *(entry.strip() for entry in more.split(",") if entry.strip())]
+    for title in titles:
+        if not is_ae_title(title):
+            raise SettingsError(
+                f"AE title {title!r}: 1 to 16 printable ASCII characters, no backslash"
+            )
+    return tuple(dict.fromkeys(titles))
 
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -126,9 +126,7 @@ def decode_command(encoded: bytes) -> Command:
         group, number, length = _ELEMENT.unpack_from(encoded, position)
         position += _ELEMENT.size
         if group or length > end - position:
-            raise ProtocolError(
-                "something else than a command set", AbortReason.INVALID_PARAMETER
-            )
+            raise ProtocolError("something else than a command set", AbortReason.INVALID_PARAMETER)
         elements[number] = encoded[position : position + length]
         position += length
     found = elements.get(_COMMAND_FIELD, b""), elements.get(_DATA_SET_TYPE, b"")

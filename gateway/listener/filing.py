@@ -97,6 +97,12 @@ class InstanceFiler:
         self._note(outcome, association, None, header)
         return outcome
 
+    def refuse(self, error: InstanceError, association: AssociationInfo) -> StoreOutcome:
+        """Answer why an instance was not taken whose bytes were not kept."""
+        outcome = StoreOutcome(status=StoreStatus(error.status), reason=str(error))
+        self._note(outcome, association, None, None)
+        return outcome
+
     def _inspect(self, received: IncomingFile) -> InstanceHeader:
         try:
             return inspect(received.path)

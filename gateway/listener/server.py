@@ -1,70 +1,81 @@
-"""The application entity that answers C-ECHO and C-STORE; it translates and decides nothing.
+"""The DICOM listener: its sockets, its threads, and what they share.
 
-Who may call and what is accepted is ``gateway.listener.acceptance``'s, what becomes of an instance
-``gateway.listener.filing``'s, how its bytes reach the disk ``gateway.listener.reception``'s.
+One thread accepts on each address, one serves each connection. What is said on a connection is
+``gateway.listener.association``'s.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import ssl
 import threading
 import time
-import traceback
-import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pynetdicom
-from pydicom.dataset import Dataset
-from pynetdicom import AE, evt
-from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE
 
-from gateway.dicom.file_meta import IMPLEMENTATION_CLASS_UID
-from gateway.errors import GatewayError, ListenerError, SpoolError
+from gateway.errors import ListenerError
 from gateway.listener import acceptance
-from gateway.listener.acceptance import ACCEPTED_SOP_CLASSES, StoreStatus
-from gateway.listener.filing import InstanceFiler, StoreCommand, StoreOutcome
-from gateway.listener.ports import AssociationInfo, InstanceRecord
-from gateway.listener.reception import (
-    MAX_PDU_BYTES,
-    ListenerServer,
-    SpoolingProvider,
-)
+from gateway.listener.admission import Admission, Slots
+from gateway.listener.association import Association, AssociationLimits, Collaborators
+from gateway.listener.certificates import Certificates
+from gateway.listener.dispatch import Dispatcher
+from gateway.listener.filing import InstanceFiler
+from gateway.listener.negotiation import Acceptor
+from gateway.listener.ports import InstanceRecord
+from gateway.listener.reception import MessageLimits
+from gateway.listener.services import DimseService
+from gateway.listener.stream import TICK_S
 from gateway.settings import ListenerSettings
-from gateway.spool import IncomingFile, Spool
+from gateway.spool import Spool
 
 log = logging.getLogger(__name__)
 
-IMPLEMENTATION_VERSION_NAME = "LENTIGO"
-_ACSE_TIMEOUT_S = 30.0
-_POLL_S = 0.1
-_MAX_COMMENT_CHARACTERS = 64  # PS3.7 C.4.2, Error Comment (0000,0902) is LO
+_BACKLOG = 128
+_POLL_S = 0.01
+_PAUSE_S = 0.1  # after a failed accept, e.g. for want of file descriptors
 
-# PS3.8 Table 9-21: result, source, reason.
-_REJECT_CALLING = (0x01, 0x01, 0x03)  # permanent, calling AE title not recognised
-_REJECT_CALLED = (0x01, 0x01, 0x07)  # permanent, called AE title not recognised
-_REJECT_FAULT = (0x02, 0x01, 0x01)  # transient, no reason given
+
+@dataclass(kw_only=True)
+class _Place:
+    """One open connection."""
+
+    connection: socket.socket
+    association: Association | None = None
+
+    @property
+    def is_established(self) -> bool:
+        """Whether an association stands on it."""
+        return self.association is not None and self.association.is_established
 
 
 class Listener:
-    """The DICOM listener: Verification and Storage as SCP.
+    """The DICOM listener: Verification, Storage and what plugs in, as acceptor.
 
     Parameters
     ----------
     settings
-        Address, AE title, allow-list and limits.
+        Addresses, AE titles, allow-list, TLS and limits.
     record
         Where instances, refusals and associations are committed.
     spool
         Where their bytes go.
     tls
-        Server context; without one the listener speaks plain TCP.
+        Server context of ``settings.port``; without one it speaks plain TCP.
+    services
+        What is offered beside Verification and Storage.
 
     Raises
     ------
     PeerSyntaxError
         An entry of the allow-list cannot be read.
+    TlsSettingsError
+        A certificate, key or CA file cannot be used.
+    SettingsError
+        An AE title or an additional SOP class is none.
     """
 
     def __init__(
@@ -74,22 +85,54 @@ class Listener:
         spool: Spool,
         *,
         tls: ssl.SSLContext | None = None,
+        services: Sequence[DimseService] = (),
     ) -> None:
         self._settings = settings
-        self._record = record
         self._spool = spool
         self._tls = tls
-        self._peers = acceptance.parse_peers(
-            settings.allow_entries, admit_loopback=settings.admit_loopback
+        self._certificates = Certificates.of(settings)
+        ae_titles = acceptance.parse_ae_titles(settings.ae_title, settings.ae_titles)
+        self._limits = _limits(settings)
+        self._uses = Collaborators(
+            record=record,
+            spool=spool,
+            filer=InstanceFiler(record, spool),
+            acceptor=Acceptor(
+                max_pdu_bytes=settings.max_pdu_bytes,
+                storage=acceptance.storage_classes(settings.more_sop_classes).values(),
+                services=services,
+            ),
+            admission=Admission(
+                peers=acceptance.parse_peers(
+                    settings.allow_entries, admit_loopback=settings.admit_loopback
+                ),
+                ae_titles=ae_titles,
+                require_called_ae_title=settings.require_called_ae_title,
+                max_associations=settings.max_associations,
+                max_associations_per_peer=settings.max_associations_per_peer,
+            ),
+            dispatcher=Dispatcher(services),
+            is_ours=frozenset(ae_titles).__contains__,
         )
-        self._filer = InstanceFiler(record, spool)
-        self._server: ListenerServer | None = None
-        self._thread: threading.Thread | None = None
+        # Room for those that still negotiate: one over the limit must hear so (PS3.8).
+        per_peer = settings.max_associations_per_peer
+        self._slots = Slots(2 * settings.max_associations + 8, 2 * per_peer + 8 if per_peer else 0)
+        self._doors: list[socket.socket] = []
+        self._ports: list[int] = []
+        self._threads: list[threading.Thread] = []
+        self._open: dict[threading.Thread, _Place] = {}
+        self._lock = threading.Lock()
+        self._is_stopping = threading.Event()
 
     @property
     def port(self) -> int:
         """The TCP port in use; meaningful while the listener runs."""
-        return int(self._server.server_address[1]) if self._server else self._settings.port
+        return self._ports[0] if self._ports else self._settings.port
+
+    @property
+    def tls_port(self) -> int | None:
+        """The port for TLS beside it; None without one."""
+        return self._ports[1] if len(self._ports) > 1 else None
 
     def start(self) -> None:
         """Sweep the spool, bind, and answer from threads of our own.
@@ -99,40 +142,29 @@ class Listener:
         SpoolError
             The spool cannot be used.
         ListenerError
-            The address cannot be bound.
+            An address cannot be bound.
         """
         # Query identifiers are personal data, and pynetdicom logs them unless told not to.
         pynetdicom._config.LOG_REQUEST_IDENTIFIERS = False
         pynetdicom._config.LOG_RESPONSE_IDENTIFIERS = False
         swept = self._spool.prepare()
-        try:
-            server = ListenerServer(
-                self._application_entity(),
-                (self._settings.bind, self._settings.port),
-                spool=self._spool,
-                # Room for those that still negotiate: one over the limit must hear so (PS3.8).
-                max_connections=2 * self._settings.max_associations + 8,
-                handlers=(
-                    (evt.EVT_REQUESTED, self._on_requested),
-                    (evt.EVT_ACCEPTED, self._on_accepted),
-                    (evt.EVT_REJECTED, self._on_rejected),
-                    (evt.EVT_RELEASED, self._on_released),
-                    (evt.EVT_ABORTED, self._on_aborted),
-                    (evt.EVT_CONN_CLOSE, self._on_closed),
-                    (evt.EVT_C_STORE, self._on_c_store),
-                ),
-                tls=self._tls,
+        settings = self._settings
+        with contextlib.ExitStack() as stack:
+            is_all_tls = self._certificates is not None and settings.tls_port is None
+            doors = [(self._bind(settings.port, "PORT"), is_all_tls)]
+            stack.callback(doors[0][0].close)
+            if settings.tls_port is not None:
+                doors.append((self._bind(settings.tls_port, "TLS_PORT"), True))
+                stack.callback(doors[1][0].close)
+            stack.pop_all()
+        self._doors = [door for door, _ in doors]
+        self._ports = [int(door.getsockname()[1]) for door in self._doors]
+        for door, is_tls in doors:
+            thread = threading.Thread(
+                target=self._accept, args=(door, is_tls), name="listener", daemon=True
             )
-        except OSError as exc:
-            raise ListenerError(
-                f"cannot listen on {self._settings.bind}:{self._settings.port}: {exc.strerror}; "
-                "choose another LENTIGO_LISTENER_PORT or LENTIGO_LISTENER_BIND"
-            ) from exc
-        self._server = server
-        self._thread = threading.Thread(
-            target=server.serve_forever, args=(_POLL_S,), name="listener", daemon=True
-        )
-        self._thread.start()
+            self._threads.append(thread)
+            thread.start()
         log.info(
             "the listener is ready",
             extra={"action": "listener.ready", "port": self.port, "swept": swept},
@@ -140,185 +172,152 @@ class Listener:
 
     def stop(self, grace_s: float = 10.0) -> None:
         """Take no more associations, let the open ones finish for a while, abort the rest."""
-        server, self._server = self._server, None
-        if server is None:
+        if not self._doors:
             return
-        server.shutdown()
-        if self._thread is not None:
-            self._thread.join()
-        for assoc in server.active_associations:
-            if not assoc.is_established:
-                _cut(assoc)  # a connection that never asked for anything
-        _wait_until_none(server, grace_s)
-        for assoc in server.active_associations:
-            assoc.abort(block=False)
-        _wait_until_none(server, 1.0)
-        for assoc in server.active_associations:
-            _cut(assoc)
-        _wait_until_none(server, 5.0)
+        self._is_stopping.set()
+        for thread in self._threads:
+            thread.join()
+        for door in self._doors:
+            door.close()
+        self._doors, self._threads = [], []
+        for place in self._places():
+            if place.association is not None:
+                place.association.stop_when_idle()
+        self._cut(only_waiting=True)
+        self._wait_until_none(grace_s)
+        for place in self._places():
+            if place.association is not None:
+                place.association.stop_now()
+        self._wait_until_none(4 * TICK_S)
+        self._cut(only_waiting=False)
+        self._wait_until_none(5.0)
+        self._spool.close()
+        self._ports = []
         log.info("the listener has stopped", extra={"action": "listener.stopped"})
 
-    def _application_entity(self) -> AE:
-        ae = AE(ae_title=self._settings.ae_title)
-        ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        ae.maximum_pdu_size = MAX_PDU_BYTES
-        ae.maximum_associations = self._settings.max_associations
-        ae.acse_timeout = min(_ACSE_TIMEOUT_S, self._settings.network_timeout_s)
-        ae.dimse_timeout = self._settings.network_timeout_s
-        ae.network_timeout = self._settings.network_timeout_s
-        ae.add_supported_context(
-            acceptance.VERIFICATION,
-            [acceptance.EXPLICIT_VR_LITTLE_ENDIAN, acceptance.IMPLICIT_VR_LITTLE_ENDIAN],
-        )
-        for accepted in ACCEPTED_SOP_CLASSES.values():
-            ae.add_supported_context(accepted.uid, list(accepted.transfer_syntaxes))
-        return ae
-
-    def _on_requested(self, event: evt.Event) -> None:
-        """Reject an association that policy does not allow, before anything is negotiated."""
-        rejection: tuple[int, int, int] | None = _REJECT_FAULT
+    def _bind(self, port: int, setting: str) -> socket.socket:
+        bind = self._settings.bind
+        family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+        door = socket.socket(family, socket.SOCK_STREAM)
         try:
-            info = _association_info(event.assoc)
-            _provider(event.assoc).association = info
-            rejection = self._rejection(info)
-        finally:
-            # Also on a fault of ours: pynetdicom only logs it, and would go on to accept.
-            if rejection is not None:
-                event.assoc.acse.send_reject(*rejection)
-        if rejection is not None:
-            self._note(event.assoc, "rejected")
-            event.assoc.kill()
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            door.bind((bind, port))
+            door.listen(_BACKLOG)
+            door.settimeout(TICK_S)
+        except OSError as exc:
+            door.close()
+            raise ListenerError(
+                f"cannot listen on {bind}:{port}: {exc.strerror}; "
+                f"choose another LENTIGO_LISTENER_{setting} or LENTIGO_LISTENER_BIND"
+            ) from exc
+        return door
 
-    def _rejection(self, info: AssociationInfo) -> tuple[int, int, int] | None:
-        if not acceptance.is_allowed(
-            info.calling_ae_title, info.peer_address, self._peers, _resolve
-        ):
-            return _REJECT_CALLING
-        must_match = self._settings.require_called_ae_title
-        if must_match and info.called_ae_title != self._settings.ae_title.strip():
-            return _REJECT_CALLED
+    def _accept(self, door: socket.socket, is_tls: bool) -> None:
+        while not self._is_stopping.is_set():
+            try:
+                connection, address = door.accept()
+            except TimeoutError:
+                continue
+            except OSError as exc:
+                log.error(
+                    "a connection could not be accepted",
+                    extra={"action": "connection.failed", "error": exc.strerror},
+                )
+                self._is_stopping.wait(_PAUSE_S)
+                continue
+            peer_address = str(address[0])
+            if not self._slots.take(peer_address):
+                # Turned away before it costs a thread.
+                log.warning(
+                    "too many connections; one was closed", extra={"action": "connection.refused"}
+                )
+                connection.close()
+                continue
+            self._start(connection, peer_address, is_tls)
+
+    def _start(self, connection: socket.socket, peer_address: str, is_tls: bool) -> None:
+        thread = threading.Thread(
+            target=self._serve,
+            args=(connection, peer_address, is_tls),
+            name="association",
+            daemon=True,
+        )
+        with self._lock:
+            self._open[thread] = _Place(connection=connection)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads
+            log.error("no thread for a connection", extra={"action": "connection.failed"})
+            connection.close()
+            self._end(thread, peer_address)
+
+    def _serve(self, connection: socket.socket, peer_address: str, is_tls: bool) -> None:
+        place = self._open[threading.current_thread()]
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            connection.settimeout(self._limits.request_timeout_s)
+            context = self._tls_context(is_tls)
+            if context is not None:
+                connection = place.connection = context.wrap_socket(
+                    connection, server_side=True, do_handshake_on_connect=False
+                )
+                place.connection.do_handshake()
+            connection.settimeout(TICK_S)
+        except OSError as exc:
+            log.warning(
+                "a connection failed before its association",
+                extra={"action": "connection.failed", "error": _describe(exc)},
+            )
+        else:
+            place.association = Association(connection, peer_address, self._limits, self._uses)
+            place.association.serve()
+        finally:
+            connection.close()
+            self._end(threading.current_thread(), peer_address)
+
+    def _tls_context(self, is_tls: bool) -> ssl.SSLContext | None:
+        """Return what the connections of a door begin with; None for plain TCP."""
+        if self._tls is not None and not is_tls:
+            return self._tls
+        if is_tls and self._certificates is not None:
+            return self._certificates.context()
         return None
 
-    def _on_accepted(self, event: evt.Event) -> None:
-        self._note(event.assoc, "accepted")
+    def _end(self, thread: threading.Thread, peer_address: str) -> None:
+        self._slots.give_back(peer_address)
+        with self._lock:
+            self._open.pop(thread, None)
 
-    def _on_rejected(self, event: evt.Event) -> None:
-        self._note(event.assoc, "rejected")  # by pynetdicom: too many associations
+    def _places(self) -> list[_Place]:
+        with self._lock:
+            return list(self._open.values())
 
-    def _on_released(self, event: evt.Event) -> None:
-        self._note(event.assoc, "released")
+    def _cut(self, *, only_waiting: bool) -> None:
+        for place in self._places():
+            if not (only_waiting and place.is_established):
+                # It may have ended by itself.
+                with contextlib.suppress(OSError):
+                    place.connection.shutdown(socket.SHUT_RDWR)
 
-    def _on_aborted(self, event: evt.Event) -> None:
-        self._note(event.assoc, "aborted")
-
-    def _on_closed(self, event: evt.Event) -> None:
-        _provider(event.assoc).abandon()
-
-    def _note(self, assoc: Association, outcome: str) -> None:
-        info = _provider(assoc).association
-        if info is None:
-            return  # closed before it asked for anything
-        try:
-            self._record.register_association(info, outcome=outcome)
-        except GatewayError as exc:
-            log.warning(
-                "an association could not be recorded",
-                extra={"action": "association.unrecorded", "outcome": outcome, "error": str(exc)},
-            )
-
-    def _on_c_store(self, event: evt.Event) -> Dataset | int:
-        received = getattr(event.request, "received", None)
-        try:
-            outcome = self._answer(event, received)
-        except Exception as exc:  # the SCP handler: one instance must not cost its siblings theirs
-            # The message may quote values of the data set, so only the kind and place are logged.
-            log.error(
-                "an instance could not be filed",
-                extra={
-                    "action": "instance.failed",
-                    "error": type(exc).__name__,
-                    "frames": "".join(traceback.format_tb(exc.__traceback__)),
-                },
-            )
-            outcome = StoreOutcome(
-                status=StoreStatus.PROCESSING_FAILURE, reason="a fault of the receiver"
-            )
-        finally:
-            if isinstance(received, IncomingFile):
-                received.discard()
-        return _response(outcome)
-
-    def _answer(self, event: evt.Event, received: IncomingFile | SpoolError | None) -> StoreOutcome:
-        association = _provider(event.assoc).association
-        assert association is not None
-        if isinstance(received, SpoolError):
-            return self._filer.out_of_resources(received, association)
-        if received is None:
-            return StoreOutcome(
-                status=StoreStatus.CANNOT_UNDERSTAND, reason="C-STORE without a data set"
-            )
-        request = event.request
-        assert isinstance(request, C_STORE)
-        command = StoreCommand(
-            affected_sop_class_uid=str(request.AffectedSOPClassUID),
-            affected_sop_instance_uid=str(request.AffectedSOPInstanceUID),
-            is_fetched=self._is_ours(request.MoveOriginatorApplicationEntityTitle),
-        )
-        return self._filer.file(received, command, association)
-
-    def _is_ours(self, move_originator: str | None) -> bool:
-        """Return whether a C-MOVE of this installation's workers asked for an instance."""
-        return str(move_originator or "").strip() == self._settings.ae_title.strip()
+    def _wait_until_none(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self._places() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
 
 
-def _response(outcome: StoreOutcome) -> Dataset | int:
-    if not outcome.reason:
-        return int(outcome.status)
-    response = Dataset()
-    response.Status = int(outcome.status)
-    comment = outcome.reason.encode("ascii", "replace").decode("ascii").replace("\\", "/")
-    response.ErrorComment = comment[:_MAX_COMMENT_CHARACTERS]
-    return response
-
-
-def _provider(assoc: Association) -> SpoolingProvider:
-    provider = assoc.dimse
-    assert isinstance(provider, SpoolingProvider)
-    return provider
-
-
-def _association_info(assoc: Association) -> AssociationInfo:
-    request = assoc.requestor.primitive
-    assert request is not None
-    return AssociationInfo(
-        association_id=uuid.uuid4().hex,
-        calling_ae_title=str(request.calling_ae_title).strip(),
-        called_ae_title=str(request.called_ae_title).strip(),
-        peer_address=str(assoc.requestor.address),
+def _limits(settings: ListenerSettings) -> AssociationLimits:
+    return AssociationLimits(
+        max_pdu_bytes=settings.max_pdu_bytes,
+        message=MessageLimits(data_set_bytes=settings.max_instance_bytes),
+        request_timeout_s=min(settings.request_timeout_s, settings.network_timeout_s),
+        silence_s=settings.network_timeout_s,
+        min_bytes_per_s=settings.min_bytes_per_s,
     )
 
 
-def _resolve(host_name: str) -> set[str]:
-    """Return the addresses of a host name now; none when it cannot be resolved."""
-    try:
-        found = socket.getaddrinfo(host_name, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return set()
-    return {str(entry[4][0]) for entry in found}
-
-
-def _wait_until_none(server: ListenerServer, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while server.active_associations and time.monotonic() < deadline:
-        time.sleep(_POLL_S / 10)
-
-
-def _cut(assoc: Association) -> None:
-    """Close the connection under an association that does not end by itself."""
-    transport = assoc.dul.socket
-    if transport is not None and transport.socket is not None:
-        transport._shutdown_socket()
-    if assoc.requestor.primitive is None:
-        # pynetdicom would go on waiting for the request; nothing in the queue means a time-out.
-        assoc.dul.to_user_queue.put(None)
+def _describe(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "the peer was silent"
+    reason = getattr(error, "reason", None) if isinstance(error, ssl.SSLError) else None
+    return str(reason or error.strerror or type(error).__name__)

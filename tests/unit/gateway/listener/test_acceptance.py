@@ -13,7 +13,9 @@ from gateway.errors import InstanceError, PeerSyntaxError
 from gateway.listener import acceptance
 from gateway.listener.acceptance import (
     ACCEPTED_SOP_CLASSES,
+    DEFLATED_SYNTAXES,
     IMAGE_SYNTAXES,
+    JPEG_XL_SYNTAXES,
     NATIVE_SYNTAXES,
     Peer,
     StoreStatus,
@@ -63,7 +65,11 @@ def test_every_class_takes_the_default_transfer_syntax() -> None:
 def test_transfer_syntaxes_are_known_and_compression_comes_before_native() -> None:
     first_native = min(IMAGE_SYNTAXES.index(uid) for uid in NATIVE_SYNTAXES)
     assert all(UID(uid).is_encapsulated for uid in IMAGE_SYNTAXES[:first_native])
-    assert IMAGE_SYNTAXES[first_native:] == NATIVE_SYNTAXES
+    assert IMAGE_SYNTAXES[first_native:] == (
+        *NATIVE_SYNTAXES,
+        *DEFLATED_SYNTAXES,
+        *JPEG_XL_SYNTAXES,
+    )
     assert len(set(IMAGE_SYNTAXES)) == len(IMAGE_SYNTAXES)
 
 
@@ -86,7 +92,7 @@ def test_every_instance_error_answers_with_a_status_of_the_table() -> None:
         for value in vars(errors).values()
         if isinstance(value, type) and issubclass(value, InstanceError)
     ]
-    assert len(kinds) == 6
+    assert len(kinds) == 8
     assert {StoreStatus(kind.status) for kind in kinds} == {
         StoreStatus.CANNOT_UNDERSTAND,
         StoreStatus.TRUNCATED,

@@ -28,10 +28,11 @@ from gateway.delivery.sender import Destination
 from gateway.delivery.store_scu import DataSetFile, StoreAssociation
 from gateway.dicom.file_meta import identify
 from gateway.errors import ListenerError, PeerSyntaxError, SpoolFull
+from gateway.listener import acceptance
 from gateway.listener.acceptance import ACCEPTED_SOP_CLASSES, StoreStatus
 from gateway.listener.ports import AssociationInfo, Registration
-from gateway.listener.reception import ListenerSocket
-from gateway.listener.server import Listener, acceptance
+from gateway.listener.server import Listener
+from gateway.listener.stream import PduStream
 from gateway.settings import ListenerSettings
 from gateway.spool import IncomingFile, Spool, StoredFile
 from tests.instances import (
@@ -732,24 +733,21 @@ def test_a_sender_with_nagle_on_is_acknowledged_at_once(listener: Listener) -> N
     if not hasattr(socket, "TCP_QUICKACK"):
         pytest.skip("TCP_QUICKACK is Linux's")
     datasets = [instance(side=60) for _ in range(10)]
-    connection_quick_acks = []
-    real = socket.socket.setsockopt
+    asked_for = []
 
     class Watched(socket.socket):
         def setsockopt(self, *arguments: Any) -> None:
-            connection_quick_acks.append(arguments[1])
-            real(self, *arguments)
+            asked_for.append(arguments[1])
+            super().setsockopt(*arguments)
 
-    left, right = socket.socketpair()
-    with left, right:
-        watched = Watched(fileno=left.detach())
-        adopted = ListenerSocket.__new__(ListenerSocket)
-        adopted.socket = watched
-        right.sendall(encoded(datasets[0])[:100])
-        with pytest.raises(OSError, match="supported"):  # no TCP here: the option was asked for
-            adopted.recv(100)
-        watched.close()
-    assert connection_quick_acks == [socket.TCP_QUICKACK]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        left = socket.create_connection(server.getsockname())
+        right, _ = server.accept()
+    with right, Watched(fileno=left.detach()) as watched:
+        stream = PduStream(watched, max_pdu_bytes=16384, silence_s=DEADLINE_S)
+        right.sendall(struct.pack(">BxI", 4, 3) + b"abc")
+        assert bytes(stream.next().body) == b"abc"
+    assert asked_for == [socket.TCP_QUICKACK]
     assert store(listener, *datasets) == [0] * 10
 
 
@@ -782,7 +780,7 @@ def test_stopping_cuts_what_does_not_end(start: Start, record: RecordInMemory) -
         listener.stop(grace_s=0.1)
         while peer.receive()[0]:
             pass
-    assert not [thread for thread in threading.enumerate() if "AcceptorThread" in thread.name]
+    assert not [thread for thread in threading.enumerate() if thread.name == "association"]
 
 
 def test_a_port_in_use_is_told_with_the_remedy(start: Start) -> None:
