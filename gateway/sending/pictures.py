@@ -79,7 +79,11 @@ def read_picture(path: Path) -> Picture:
     if not content:
         raise WrapError(f"{path.name}: the file is empty")
     try:
-        return _read(content)
+        with warnings.catch_warnings():
+            # Size is checked here; Pillow's other warnings are on metadata that is of no use to us
+            # where it is damaged.
+            warnings.simplefilter("ignore")
+            return _read(content)
     except _Unsuitable as exc:
         raise WrapError(f"{path.name}: {exc}") from exc
 
@@ -103,15 +107,12 @@ def _read(content: bytes) -> Picture:
 def _load(content: bytes) -> Image.Image:
     """Decode to the end, which is also the check that a stream we keep can be decoded."""
     try:
-        with warnings.catch_warnings():
-            # Size is checked here; Pillow's other warnings are on metadata that we do not use.
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
-            if max(image.size) > _MAX_SIDE or image.width * image.height > _MAX_PIXELS:
-                raise _Unsuitable(f"{image.width} x {image.height} pixels are too many")
-            if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
-                raise _Unsuitable("an animated picture")
-            image.load()
+        image = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
+        if max(image.size) > _MAX_SIDE or image.width * image.height > _MAX_PIXELS:
+            raise _Unsuitable(f"{image.width} x {image.height} pixels are too many")
+        if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
+            raise _Unsuitable("an animated picture")
+        image.load()
     except Image.DecompressionBombError as exc:
         raise _Unsuitable("too many pixels") from exc
     except UnidentifiedImageError as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -162,10 +163,17 @@ def _quantity(quantity: Any) -> Given | _Measured:
     value = quantity.get("value")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return _Measured(text="has a quantity without a number")
+    if not _is_representable(value):
+        return _Measured(text="has a quantity out of all bounds")
     code, unit = str(quantity.get("code", "")), str(quantity.get("unit", ""))
     if quantity.get("system") == _UCUM and code:
         return Quantity(value=float(value), unit=_UNITS.get(code, code))
     return Quantity(value=float(value), unit=_WRITTEN_OUT.get(unit.strip().lower(), unit))
+
+
+def _is_representable(value: int | float) -> bool:
+    """Whether a float can hold it: JSON knows integers of hundreds of digits."""
+    return abs(value) <= sys.float_info.max
 
 
 def _patient(resource: dict[str, Any], study_date: str) -> Iterator[Statement]:
