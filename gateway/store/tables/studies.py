@@ -97,6 +97,8 @@ class Generation(Base):
     """What the rules decided and why (``gateway.rules.plan``); no patient attribute."""
     deadline_at: Mapped[dt.datetime | None] = mapped_column(index=True)
     """When its results are due; null without a deadline, and once it is met or missed."""
+    complete_by: Mapped[str] = mapped_column(String(64), default="", server_default="")
+    """Who said that it is complete; empty while nobody did."""
     hold_released_at: Mapped[dt.datetime | None]
     """When a person let it go on; the rules do not hold it again."""
 
@@ -138,8 +140,6 @@ class Instance(Base):
     reason: Mapped[str] = mapped_column(Text, default="")
     calling_ae_title: Mapped[str] = mapped_column(String(16))
     called_ae_title: Mapped[str] = mapped_column(String(16), default="", server_default="")
-    source_address: Mapped[str] = mapped_column(String(64), default="", server_default="")
-    """Network address of the sender."""
     is_derived: Mapped[bool] = mapped_column(default=False, server_default=false())
     """Whether it may be made from a result of ours: looked at before its study closes."""
     association_id: Mapped[str] = mapped_column(String(36), index=True)

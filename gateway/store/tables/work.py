@@ -76,7 +76,7 @@ class ResultObject(Base):
     role: Mapped[str] = mapped_column(String(32))
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
-    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
     path: Mapped[str] = mapped_column(Text)
     """Relative to the results folder."""
     sha256: Mapped[str] = mapped_column(String(64))

@@ -44,7 +44,6 @@ def upgrade() -> None:
         batch_op.create_index("ix_studies_held_at", ["held_at"])
     with op.batch_alter_table("instances") as batch_op:
         batch_op.add_column(_text("called_ae_title", 16))
-        batch_op.add_column(_text("source_address", 64))
         batch_op.add_column(_flag("is_derived"))
     with op.batch_alter_table("generations") as batch_op:
         batch_op.add_column(sa.Column("revision", sa.Integer(), server_default="0", nullable=False))
@@ -54,6 +53,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("rule_version_id", sa.Integer(), nullable=True))
         batch_op.add_column(sa.Column("plan", sa.JSON(), nullable=True))
         batch_op.add_column(sa.Column("deadline_at", _MOMENT, nullable=True))
+        batch_op.add_column(_text("complete_by", 64))
         batch_op.add_column(sa.Column("hold_released_at", _MOMENT, nullable=True))
         batch_op.create_index("ix_generations_deadline_at", ["deadline_at"])
         batch_op.create_foreign_key(
@@ -63,6 +63,9 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("rank_at", _MOMENT, nullable=True))
         batch_op.add_column(_text("urgency", 8))
         batch_op.create_index("ix_work_items_rank", ["state", "rank_at"])
+    op.create_index(
+        "ix_result_objects_series_instance_uid", "result_objects", ["series_instance_uid"]
+    )
     op.execute("UPDATE work_items SET rank_at = created_at")
 
 
@@ -75,6 +78,7 @@ def _flag(name: str) -> sa.Column[bool]:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_result_objects_series_instance_uid", "result_objects")
     with op.batch_alter_table("work_items") as batch_op:
         batch_op.drop_index("ix_work_items_rank")
         batch_op.drop_column("urgency")
@@ -83,12 +87,12 @@ def downgrade() -> None:
         batch_op.drop_constraint("fk_generations_rule_version_id", type_="foreignkey")
         batch_op.drop_index("ix_generations_deadline_at")
         for name in (
-            *("hold_released_at", "deadline_at", "plan", "rule_version_id"),
+            *("hold_released_at", "complete_by", "deadline_at", "plan", "rule_version_id"),
             *("planned_revision", "revision"),
         ):
             batch_op.drop_column(name)
     with op.batch_alter_table("instances") as batch_op:
-        for name in ("is_derived", "source_address", "called_ae_title"):
+        for name in ("is_derived", "called_ae_title"):
             batch_op.drop_column(name)
     with op.batch_alter_table("studies") as batch_op:
         batch_op.drop_index("ix_studies_held_at")
