@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from gateway.errors import SpoolError, SpoolFull
+from gateway.faults import failpoint
 
 _NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _FILE_MODE = 0o600  # received instances are personal data: for this account only
@@ -86,6 +87,7 @@ class IncomingFile:
         view = memoryview(data)
         self._digest.update(view)
         with _translated("writing a received instance"):
+            failpoint("spool.write")
             while view:
                 written = os.write(self._descriptor, view)
                 self.size_bytes += written
@@ -97,6 +99,7 @@ class IncomingFile:
     def sync(self) -> None:
         """Bring the bytes to the disk."""
         with _translated("syncing a received instance"):
+            failpoint("spool.sync")
             os.fsync(self._descriptor)
 
     def close(self) -> None:
@@ -179,6 +182,7 @@ class Spool:
         """
         self.check_room()
         with _translated("starting a received instance"):
+            failpoint("spool.begin")
             while True:
                 path = self.incoming / f"{uuid.uuid4().hex}.part"
                 descriptor = os.open(
@@ -223,6 +227,7 @@ class Spool:
         stored = self._keep(incoming, self.quarantine_folder)
         note = (self.root / stored.relative_path).with_suffix(".txt")
         with _translated("noting why an instance was refused"):
+            failpoint("spool.quarantine_note")
             note.write_text(reason + "\n", encoding="utf-8")
             note.chmod(_FILE_MODE)
         return stored
@@ -239,8 +244,11 @@ class Spool:
             if not target.parent.is_dir():
                 target.parent.mkdir(mode=_FOLDER_MODE, exist_ok=True)
                 _sync_folder(folder)
+            failpoint("spool.rename")
             incoming.path.rename(target)
+            failpoint("spool.folder_sync")
             _sync_folder(target.parent)
+        failpoint("spool.kept")
         incoming.close()
         return StoredFile(
             relative_path=PurePosixPath(target.relative_to(self.root)),

@@ -21,6 +21,7 @@ from gateway.errors import (
     ProtocolError,
     SpoolError,
 )
+from gateway.faults import failpoint
 from gateway.listener import commands
 from gateway.listener.acceptance import VERIFICATION, StoreStatus
 from gateway.listener.admission import Admission
@@ -241,6 +242,7 @@ class Association:
         )
         self._stream.expect_messages(self._limits.silence_s, self._limits.min_bytes_per_s)
         self._note("accepted", None)
+        failpoint("listener.associated")
         self._send(agreement.pdu)
         return True
 

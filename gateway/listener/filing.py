@@ -18,6 +18,7 @@ from gateway.errors import (
     SopInstanceMismatch,
     SpoolError,
 )
+from gateway.faults import failpoint
 from gateway.listener.acceptance import StoreStatus
 from gateway.listener.ports import AssociationInfo, InstanceRecord, Registration
 from gateway.spool import IncomingFile, Spool, StoredFile
@@ -79,6 +80,7 @@ class InstanceFiler:
             )
         except (SpoolError, RecordUnavailable) as exc:
             return self.out_of_resources(exc, association, header)
+        failpoint("listener.registered")
         if registration is Registration.CONFLICT:
             log.error(
                 "an instance came again with other bytes; both are kept, the later in quarantine",
