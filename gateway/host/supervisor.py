@@ -21,6 +21,7 @@ from pathlib import Path
 
 import redis
 
+from gateway.faults import failpoint
 from gateway.home import RunningInstance, announce_instance, retract_instance
 from gateway.host import embedded
 from gateway.host.first_account import create_first_account
@@ -130,6 +131,7 @@ class Supervisor:
     def _prepare(self) -> None:
         options = self._options
         migrate(options.store.record_url)
+        failpoint("supervisor.migrated")
         create_first_account(options.store, options.dashboard)
         dicom_port = check_port(options.listener.bind, options.listener.port, "--dicom-port")
         http_port = check_port(options.dashboard.bind, options.dashboard.port, "--http-port")
@@ -277,6 +279,7 @@ class Supervisor:
     def _start_all(self) -> bool:
         for service in self._services:
             self._start(service)
+        failpoint("supervisor.started")
         deadline = time.monotonic() + READY_TIMEOUT_S
         waiting = list(self._services)
         while waiting and not self._stopping:
@@ -314,6 +317,7 @@ class Supervisor:
         for service in self._services:
             if service.process is None:
                 if now >= service.restart_at:
+                    failpoint("supervisor.restart")
                     self._start(service)
                 continue
             status = service.process.poll()
