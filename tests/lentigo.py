@@ -60,6 +60,8 @@ class Lentigo:
     def start(self, timeout_s: float = 120.0) -> None:
         """Start, and wait for the ready line."""
         self.home.mkdir(parents=True, exist_ok=True)
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()  # of one that was killed
         log = (self.home / "up.log").open("a")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "gateway.cli", *self._arguments],
@@ -136,6 +138,11 @@ class Lentigo:
                 lane = f"-{lanes[0].decode().partition('=')[2]}" if name == "workers" else ""
                 found[name + lane] = int(entry.name)
         return found
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the supervisor lives."""
+        return self._process is not None and self._process.poll() is None
 
     def kill(self, name: str) -> None:
         """Send SIGKILL to one service, as a power cut would."""

@@ -79,6 +79,13 @@ class Site:
         """Nothing fails any more."""
         (self.failpoints / "plan").unlink(missing_ok=True)
 
+    def heal(self) -> None:
+        """Let the servers around it behave, and start what is not running."""
+        if self.triton is not None:
+            self.triton.heal()
+        if not self.lentigo.is_running:
+            self.lentigo.start()
+
     def passes(self, name: str) -> int:
         """Return how often a failpoint was passed since it was armed."""
         path = self.failpoints / name
