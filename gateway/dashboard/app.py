@@ -26,6 +26,7 @@ from gateway import wording
 from gateway.dashboard import documents, views
 from gateway.dashboard.auth import Gate
 from gateway.dashboard.live import LiveFeed
+from gateway.dicomweb import application as dicomweb
 from gateway.documents import document_desk
 from gateway.errors import RecordUnavailable
 from gateway.settings import DashboardSettings, StoreSettings
@@ -71,13 +72,14 @@ def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engin
         session_hours=dashboard.session_hours,
     )
     app.state.documents = document_desk(store, engine)
+    door = dicomweb.install(app, store, engine, accounts)
     app.include_router(documents.router)
     app.include_router(views.router)
     app.mount("/static", StaticFiles(directory=_FOLDER / "static"), name="static")
     app.add_exception_handler(HTTPException, _show_http_error)
     app.add_exception_handler(RequestValidationError, _show_wrong_request)
     app.add_exception_handler(RecordUnavailable, _show_outage)
-    app.add_middleware(Gate, accounts=accounts, cookie=app.state.cookie)
+    app.add_middleware(Gate, accounts=accounts, cookie=app.state.cookie, door=door)
     app.add_middleware(AccessLog)
     return app
 
@@ -129,7 +131,8 @@ def uid_name(uid: str) -> str:
 
 
 def _error(request: Request, status_code: int, message: str) -> Response:
-    if request.url.path.startswith("/api/") or request.url.path in {"/live", "/healthz"}:
+    path = request.url.path
+    if path.startswith(("/api/", "/dicomweb/")) or path in {"/live", "/healthz"}:
         return JSONResponse({"detail": message}, status_code)
     request.state.session = getattr(request.state, "session", None)
     return views.page(request, "error.html", {"message": message, "code": status_code}, status_code)

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.dashboard import basic
+from gateway.dicomweb import door as dicomweb
 from gateway.errors import RecordUnavailable
 from gateway.store.accounts import Accounts, NewSession, Session
 
@@ -43,8 +44,9 @@ _HEADERS = {
 class Gate:
     """ASGI middleware: lets a request through when it is public or has a session."""
 
-    def __init__(self, app: ASGIApp, accounts: Accounts, cookie: str) -> None:
+    def __init__(self, app: ASGIApp, accounts: Accounts, cookie: str, door: dicomweb.Door) -> None:
         self._app = app
+        self._door = door
         self._accounts = accounts
         self._cookie = cookie
 
@@ -69,6 +71,9 @@ class Gate:
     async def _refusal(self, scope: Scope) -> Response | None:
         """Return the answer to a request that may not pass; None lets it pass."""
         headers, path = Headers(scope=scope), scope["path"]
+        if path.startswith(dicomweb.PREFIX + "/"):  # bodies of any length, no sessions
+            scope.setdefault("state", {})["session"] = None
+            return await run_in_threadpool(self._door.refusal, scope, headers)
         is_upload = basic.is_upload(scope)
         max_bytes = basic.MAX_BODY_BYTES if is_upload else _MAX_BODY_BYTES
         if (refusal := _unfit(scope["method"], headers, max_bytes)) is not None:

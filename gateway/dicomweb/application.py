@@ -1,0 +1,44 @@
+"""Puts the DICOMweb services into the application that serves the admin page."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from sqlalchemy import Engine
+from starlette.responses import Response
+
+from gateway.dicomweb import store as stow
+from gateway.dicomweb.door import Door
+from gateway.dicomweb.reception import Intake as StowIntake
+from gateway.dicomweb.settings import DicomwebSettings
+from gateway.errors import WebRequestRefused
+from gateway.listener.filing import InstanceFiler
+from gateway.settings import CompletenessSettings, ListenerSettings, StoreSettings
+from gateway.spool import Spool
+from gateway.store.accounts import Accounts
+from gateway.store.intake import Intake
+
+
+def install(app: FastAPI, store: StoreSettings, engine: Engine, accounts: Accounts) -> Door:
+    """Add the services to ``app``; return the door in front of them."""
+    settings = DicomwebSettings()
+    # Spool and reserve are the listener's: one disk, one rule.
+    spool = Spool(store.spool_folder, reserve_bytes=ListenerSettings().reserve_bytes)
+    record = Intake(engine, CompletenessSettings())
+    app.state.stow = stow.StowDesk(
+        intake=StowIntake(filer=InstanceFiler(record, spool), spool=spool, record=record),
+        settings=settings,
+    )
+    app.include_router(stow.router)
+    app.add_exception_handler(WebRequestRefused, _refused)
+    return Door(settings, accounts, engine)
+
+
+def _refused(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, WebRequestRefused)
+    headers = {"warning": f"299 Lentigo: {exc}"}
+    if exc.status_code == 503:
+        headers["retry-after"] = "10"
+    if exc.status_code in (408, 413):
+        headers["connection"] = "close"
+    return JSONResponse({"detail": str(exc)}, exc.status_code, headers)
