@@ -59,6 +59,8 @@ class CommitmentView:
     """Answers that were failures."""
     unanswered: int = 0
     """Requests since the last answer whose time ran out, or whose answer left the object out."""
+    is_declined: bool = False
+    """The destination did not take the newest request at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,8 @@ def decide(view: CommitmentView, confirm: str) -> Step:
         return Step(next=Next.CONFIRM)
     if view.waits_until is not None:
         return Step(next=Next.WAIT, reason="stored; storage commitment was asked for")
+    if view.is_declined and confirm != "commitment":
+        return Step(next=Next.ASK, asks_commitment=False)
     if view.failure_reason is None:
         if view.unanswered:
             return Step(next=Next.ASK, reason=_unanswered(view.unanswered))

@@ -202,7 +202,13 @@ class Outgoing:
     sha256: str
     """Digest of the file as it was written, in hexadecimal."""
     is_stored: bool = False
-    """An earlier attempt stored it: only ask whether the destination lists it."""
+    """An earlier attempt stored it: only ask the destination to confirm it."""
+    asks_commitment: bool = True
+    """Whether storage commitment is worth a request."""
+    unanswered: int = 0
+    """Requests for storage commitment that were not answered in time."""
+    faults: int = 0
+    """Times in a row that the destination ended the association at it, or went silent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +222,13 @@ class Outcome:
     reason: str = ""
     """Why it is not confirmed; or the warning it was stored with."""
     confirmed_by: str = ""
-    """``c-find``, ``c-store`` or ``read-back``."""
+    """``commitment``, ``c-find``, ``c-store`` or ``read-back``."""
+    is_unreachable: bool = False
+    """The destination gave no answer at all."""
+    is_fault: bool = False
+    """The association ended, or went silent, at this very object."""
+    retry_in_s: float | None = None
+    """When another attempt is worth it, where that is known."""
 
 
 def classify_status(status: int) -> tuple[ObjectState, str]:

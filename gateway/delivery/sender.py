@@ -1,9 +1,9 @@
-"""C-STORE SCU for results, with confirmation by C-FIND on the same association.
+"""C-STORE SCU for results, with their confirmation on the same association.
 
 One association carries a whole result set. It proposes every (SOP Class, stored transfer syntax)
-of the objects and the Study Root query context. What the destination says about one object never
-decides about its siblings. Retrying is the caller's business: an outcome says whether it is worth
-it.
+of the objects, storage commitment and the Study Root query context. What the destination says
+about one object never decides about its siblings. Retrying is the caller's business: an outcome
+says whether it is worth it.
 
 What counts as what:
 
@@ -14,27 +14,29 @@ What counts as what:
 - *passing*: A7xx out of resources, every association that does not come about, whatever the
   reason (a rejected AE title is cured at the PACS, not by giving up), abort, silence, and the rest.
 
-A result is confirmed by a C-FIND at IMAGE level that names it (PS3.4 C.4.1). A PACS may index what
-it stored a little later: what is not found yet stays stored and is asked for again.
+A result is confirmed by storage commitment (PS3.4 J), else by a C-FIND at IMAGE level that names it
+(PS3.4 C.4.1), see ``gateway.delivery.confirmation``. The association stays open for a moment after
+a request for commitment, for a destination that reports on it; later reports reach our listener. A
+PACS may index what it stored a little later: what is not found yet stays stored and is asked for
+again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import socket
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
 
-from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE, evt
+from pynetdicom import evt
 from pynetdicom.association import Association
-from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
+from pynetdicom.presentation import PresentationContext
 
+from gateway.delivery.confirmation import MOST_UNANSWERED
+from gateway.delivery.exchange import NOT_TRIED, Session, outcome_of, propose
+from gateway.delivery.folder import FolderSender
+from gateway.delivery.reports import ReportBook, take_report
 from gateway.delivery.routes import (
     Destination,
     DestinationError,
@@ -43,14 +45,12 @@ from gateway.delivery.routes import (
     Outgoing,
     classify_status,
 )
-from gateway.settings import DeliverySettings
+from gateway.delivery.scu import Proposal, associate
+from gateway.errors import AssociationRefused, NoContextAccepted
+from gateway.faults import failpoint
+from gateway.settings import DeliverySettings, TlsSettings
 
-_STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # PS3.4 C.6.2.3
-
-_NOT_TRIED = "the association ended early"
-_UNANSWERED = "no answer: aborted or timed out"
-
-_MAX_CONTEXTS = 128  # odd identifiers 1 to 255, PS3.8 9.3.2.2
+_UNCONFIRMED = "stored, not confirmed: "
 
 __all__ = [
     "Destination",
@@ -63,277 +63,243 @@ __all__ = [
     "classify_status",
 ]
 
-# PS3.8 Table 9-21, by (result source, diagnostic).
-_REJECTIONS = {
-    (1, 2): "application context name not supported",
-    (1, 3): "it does not know our AE title",
-    (1, 7): "it is not called by this AE title",
-    (2, 2): "protocol version not supported",
-    (3, 1): "temporary congestion",
-    (3, 2): "local limit exceeded",
-}
+_LONGEST_ANSWER_S = 600.0
+_LINGER_POLL_S = 0.05
+
+
+class Commitments(ReportBook, Protocol):
+    """What the sender writes and reads of storage commitment."""
+
+    def open(self, destination: str, objects: Mapping[int, str], timeout_s: float) -> str:
+        """Write a request down before it is sent; return its Transaction UID."""
+        ...
+
+    def decline(self, transaction_uid: str, reason: str) -> None:
+        """Note that the destination did not take the request."""
+        ...
+
+    def is_answered(self, transaction_uid: str) -> bool:
+        """Whether the answer has come, by whichever association."""
+        ...
+
+    def is_silent(self, destination: str) -> bool:
+        """Whether the destination answered none of the last requests in time."""
+        ...
 
 
 class Sender:
-    """Stores result objects at one destination and asks whether it lists them."""
+    """Stores result objects at one destination and has them confirmed.
 
-    def __init__(self, destination: Destination, settings: DeliverySettings) -> None:
+    Parameters
+    ----------
+    commitments
+        The record of storage commitment; None: it is not asked for.
+    tls
+        Certificates for a destination that is spoken to over TLS.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        settings: DeliverySettings,
+        *,
+        commitments: Commitments | None = None,
+        tls: TlsSettings | None = None,
+    ) -> None:
         self._destination = destination
         self._settings = settings
+        self._commitments = commitments
+        self._tls = tls
 
     def deliver(self, objects: Sequence[Outgoing]) -> list[Outcome]:
         """Make one attempt for every object; return one outcome for each, in the same order.
 
         Never raises for what the destination or the network does.
+
+        Raises
+        ------
+        RecordUnavailable
+            A request for storage commitment could not be written down.
         """
         outcomes: dict[int, Outcome] = {}
-        contexts, syntaxes = _propose(objects, outcomes)
+        contexts, syntaxes = propose(objects, outcomes, self._commitments is not None)
         waiting = [each for each in objects if each.id not in outcomes]
         give_up_at = time.monotonic() + self._settings.timeout_s
         while waiting:
-            self._associate(waiting, contexts, syntaxes, outcomes)
+            self._attempt(waiting, contexts, syntaxes, outcomes)
             # One object that makes the destination abort must not hold up those behind it.
-            left = [each for each in waiting if outcomes[each.id].reason == _NOT_TRIED]
+            left = [each for each in waiting if outcomes[each.id].reason == NOT_TRIED]
             if len(left) == len(waiting) or time.monotonic() > give_up_at:
                 break
             waiting = left
         return [outcomes[each.id] for each in objects]
 
-    def _associate(
+    def _attempt(
         self,
         objects: Sequence[Outgoing],
         contexts: list[PresentationContext],
         syntaxes: dict[int, str],
         outcomes: dict[int, Outcome],
     ) -> None:
-        ae = AE(ae_title=self._settings.calling_ae_title)
-        ae.connection_timeout = self._settings.timeout_s
-        ae.acse_timeout = self._settings.timeout_s
-        ae.dimse_timeout = self._settings.timeout_s
-        ae.network_timeout = self._settings.timeout_s
-        assoc = ae.associate(
-            self._destination.host,
-            self._destination.port,
-            contexts=contexts,
-            ae_title=self._destination.ae_title,
-            max_pdu=0x20000,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _disable_nagle)],
+        # A destination that needs minutes gets them: each silence doubles the next wait.
+        longer = 2.0 ** min(max(each.faults for each in objects), 10)
+        answer_timeout_s = min(
+            self._settings.timeout_s * longer, max(_LONGEST_ANSWER_S, self._settings.timeout_s)
         )
-        if not assoc.is_established:
-            _refuse_or_postpone(assoc, objects, outcomes)
-            return
+        proposal = Proposal(
+            calling_ae_title=self._settings.calling_ae_title,
+            contexts=contexts,
+            timeout_s=self._settings.timeout_s,
+            answer_timeout_s=answer_timeout_s,
+            handlers=[(evt.EVT_N_EVENT_REPORT, self._on_report)],
+        )
         try:
-            accepted = {
-                (str(context.abstract_syntax), str(context.transfer_syntax[0]))
-                for context in assoc.accepted_contexts
-            }
+            assoc = associate(self._destination, proposal, self._tls or TlsSettings())
+        except AssociationRefused as exc:
+            _refuse_or_postpone(exc, objects, outcomes)
+            return
+        session = Session.of(assoc, syntaxes, answer_timeout_s)
+        try:
             is_over = False
             for each in objects:
                 if each.is_stored:
                     outcomes[each.id] = Outcome(id=each.id, state=ObjectState.STORED)
                 elif is_over:
-                    outcomes[each.id] = _outcome(each, ObjectState.PENDING, _NOT_TRIED)
+                    outcomes[each.id] = outcome_of(each, ObjectState.PENDING, NOT_TRIED)
                 else:
-                    outcomes[each.id] = _store(assoc, each, syntaxes[each.id], accepted)
-                    is_over = outcomes[each.id].reason in (_NOT_TRIED, _UNANSWERED)
+                    outcomes[each.id] = session.store(each)
+                    failpoint("delivery.sent")
+                    is_over = outcomes[each.id].is_fault or outcomes[each.id].reason == NOT_TRIED
                     if is_over and assoc.is_established:
                         # pynetdicom's other thread has not seen the end yet, or the destination
                         # is silent: either way nothing more can be asked here.
                         assoc.abort()
-            self._confirm(assoc, objects, outcomes, accepted)
+            self._confirm(session, objects, outcomes)
         finally:
             if assoc.is_established:
                 assoc.release()
 
+    def _on_report(self, event: evt.Event) -> tuple[int, None]:
+        """Answer a report on storage commitment that comes on our own association."""
+        assert self._commitments is not None
+        request = event.request
+        assert isinstance(request, N_EVENT_REPORT)
+        status = take_report(
+            self._commitments,
+            request.EventTypeID,
+            event.event_information,
+            reporter=self._destination.ae_title,
+        )
+        return status, None
+
     def _confirm(
-        self,
-        assoc: Association,
-        objects: Sequence[Outgoing],
-        outcomes: dict[int, Outcome],
-        accepted: set[tuple[str, str]],
+        self, session: Session, objects: Sequence[Outgoing], outcomes: dict[int, Outcome]
     ) -> None:
         stored = [each for each in objects if outcomes[each.id].state is ObjectState.STORED]
-        can_find = any(syntax == _STUDY_ROOT_FIND for syntax, _ in accepted)
-        for each in stored:
+        may_find = session.can_find and self._settings.confirm != "commitment"
+        if may_find:
+            # Asked before and not answered: what lists it by now confirms it.
+            late = [each for each in stored if each.unanswered and each.asks_commitment]
+            self._confirm_otherwise(session, late, outcomes, only_listed=True)
+        left = [each for each in stored if outcomes[each.id].state is ObjectState.STORED]
+        asked = self._ask(session, [each for each in left if each.asks_commitment], outcomes)
+        is_waited_for = not (asked and may_find and self._is_silent())
+        self._confirm_otherwise(
+            session,
+            [each for each in left if not (each.id in asked and is_waited_for)],
+            outcomes,
+        )
+
+    def _is_silent(self) -> bool:
+        return self._commitments is not None and self._commitments.is_silent(str(self._destination))
+
+    def _ask(
+        self, session: Session, objects: Sequence[Outgoing], outcomes: dict[int, Outcome]
+    ) -> set[int]:
+        """Ask for storage commitment; return the ids of the objects that it was asked for."""
+        book = self._commitments
+        if book is None or not session.can_commit or not objects:
+            return set()
+        if self._settings.confirm == "auto" and not session.can_find:
+            objects = [each for each in objects if each.unanswered < MOST_UNANSWERED]
+        if not objects or not session.assoc.is_established:
+            return set()
+        transaction_uid = book.open(
+            str(self._destination),
+            {each.id: each.sop_instance_uid for each in objects},
+            self._settings.commitment_timeout_s,
+        )
+        problem = session.request_commitment(transaction_uid, objects)
+        if problem:
+            book.decline(transaction_uid, problem)
+            for each in objects:
+                outcomes[each.id] = _unconfirmed(outcomes[each.id], problem)
+            return set()
+        for each in objects:
+            outcomes[each.id] = _unconfirmed(outcomes[each.id], "storage commitment was asked for")
+        self._linger(session.assoc, transaction_uid)
+        return {each.id for each in objects}
+
+    def _linger(self, assoc: Association, transaction_uid: str) -> None:
+        """Keep the association open for a moment: many destinations report at once."""
+        assert self._commitments is not None
+        deadline = time.monotonic() + self._settings.commitment_linger_s
+        while assoc.is_established and time.monotonic() < deadline:
+            if self._commitments.is_answered(transaction_uid):
+                return
+            time.sleep(_LINGER_POLL_S)
+
+    def _confirm_otherwise(
+        self,
+        session: Session,
+        objects: Sequence[Outgoing],
+        outcomes: dict[int, Outcome],
+        *,
+        only_listed: bool = False,
+    ) -> None:
+        """Confirm by C-FIND, or by the answer of the C-STORE, as far as that is allowed."""
+        confirm = self._settings.confirm
+        for each in objects:
             before = outcomes[each.id]
-            if not can_find and self._settings.confirm == "auto":
+            if confirm == "commitment":
+                if not session.can_commit or self._commitments is None:
+                    outcomes[each.id] = _unconfirmed(
+                        before, "the destination offers no storage commitment"
+                    )
+                continue
+            if not session.can_find and confirm == "auto":
                 outcomes[each.id] = _confirmed(before, "c-store")
                 continue
-            problem = "the destination offers no C-FIND" if not can_find else _find(assoc, each)
-            outcomes[each.id] = (
-                _confirmed(before, "c-find")
-                if not problem
-                else Outcome(
-                    id=each.id,
-                    state=ObjectState.STORED,
-                    status=before.status,
-                    reason=f"stored, not confirmed: {problem}",
-                )
+            problem = (
+                "the destination offers no C-FIND" if not session.can_find else session.find(each)
             )
-
-
-class FolderSender:
-    """The results folder as a destination: confirmed by reading the file back."""
-
-    def deliver(self, objects: Sequence[Outgoing]) -> list[Outcome]:
-        """Compare every file with the digest in the record."""
-        return [self._read_back(each) for each in objects]
-
-    def _read_back(self, each: Outgoing) -> Outcome:
-        try:
-            with each.path.open("rb") as stream:
-                found = hashlib.file_digest(stream, "sha256").hexdigest()
-        except FileNotFoundError:
-            return _outcome(each, ObjectState.REFUSED, "the result file is gone")
-        except OSError as exc:
-            return _outcome(
-                each, ObjectState.PENDING, f"the result file cannot be read ({exc.strerror})"
-            )
-        if found != each.sha256:
-            return _outcome(each, ObjectState.REFUSED, "the result file was changed on disk")
-        return Outcome(id=each.id, state=ObjectState.CONFIRMED, confirmed_by="read-back")
-
-
-def _outcome(each: Outgoing, state: ObjectState, reason: str, status: int | None = None) -> Outcome:
-    return Outcome(id=each.id, state=state, status=status, reason=reason)
+            if not problem:
+                outcomes[each.id] = _confirmed(before, "c-find")
+            elif not only_listed:
+                outcomes[each.id] = _unconfirmed(before, problem)
 
 
 def _confirmed(before: Outcome, by: str) -> Outcome:
-    return Outcome(
-        id=before.id,
-        state=ObjectState.CONFIRMED,
-        status=before.status,
-        reason=before.reason,
-        confirmed_by=by,
-    )
+    # What an earlier step left as the reason for waiting is over; a warning of the C-STORE stays.
+    reason = "" if before.reason.startswith(_UNCONFIRMED) else before.reason
+    return replace(before, state=ObjectState.CONFIRMED, reason=reason, confirmed_by=by)
 
 
-def _disable_nagle(event: evt.Event) -> None:
-    # With Nagle's algorithm on, every C-STORE waits about 40 ms for a delayed ACK.
-    connection: Any = event.assoc.dul.socket
-    connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _propose(
-    objects: Iterable[Outgoing], outcomes: dict[int, Outcome]
-) -> tuple[list[PresentationContext], dict[int, str]]:
-    """Return the contexts to propose and the transfer syntax of each object on disk.
-
-    What is stored as Explicit VR Little Endian is proposed as Implicit VR Little Endian too, in a
-    context of its own: every acceptor knows that one (PS3.5 10.1).
-    """
-    syntaxes: dict[int, str] = {}
-    wanted: dict[tuple[str, str], None] = {}
-    for each in objects:
-        if each.is_stored:
-            continue
-        try:
-            syntax = str(read_file_meta_info(each.path).TransferSyntaxUID)
-        except FileNotFoundError:
-            outcomes[each.id] = _outcome(each, ObjectState.REFUSED, "the result file is gone")
-            continue
-        except (OSError, InvalidDicomError, AttributeError) as exc:
-            outcomes[each.id] = _outcome(
-                each, ObjectState.PENDING, f"the result file cannot be read ({type(exc).__name__})"
-            )
-            continue
-        syntaxes[each.id] = syntax
-        wanted[(each.sop_class_uid, syntax)] = None
-        if syntax == ExplicitVRLittleEndian:
-            wanted[(each.sop_class_uid, str(ImplicitVRLittleEndian))] = None
-    pairs = list(wanted)[: _MAX_CONTEXTS - 1]
-    contexts = [build_context(sop_class, syntax) for sop_class, syntax in pairs]
-    contexts.append(build_context(_STUDY_ROOT_FIND))
-    return contexts, syntaxes
-
-
-def _store(
-    assoc: Association, each: Outgoing, syntax: str, accepted: set[tuple[str, str]]
-) -> Outcome:
-    usable = {syntax}
-    if syntax == ExplicitVRLittleEndian:
-        usable.add(str(ImplicitVRLittleEndian))
-    if not any((each.sop_class_uid, other) in accepted for other in usable):
-        return _outcome(
-            each, ObjectState.REFUSED, "the destination accepts no presentation context for it"
-        )
-    if not assoc.is_established:
-        return _outcome(each, ObjectState.PENDING, _NOT_TRIED)
-    try:
-        ds = dcmread(each.path)
-        status = assoc.send_c_store(ds)
-    except (OSError, InvalidDicomError) as exc:
-        return _outcome(
-            each, ObjectState.PENDING, f"the result file cannot be read ({type(exc).__name__})"
-        )
-    except RuntimeError:  # pynetdicom: the association is not established any more
-        return _outcome(each, ObjectState.PENDING, _NOT_TRIED)
-    except ValueError as exc:
-        # pynetdicom could not encode it: a defect of ours, which no retry cures.
-        return _outcome(
-            each, ObjectState.REFUSED, f"it cannot be encoded for sending ({type(exc).__name__})"
-        )
-    value = _status_of(status)
-    if value is None:
-        return _outcome(each, ObjectState.PENDING, _UNANSWERED)
-    state, reason = classify_status(value)
-    return _outcome(each, state, reason, value)
-
-
-def _status_of(response: Dataset) -> int | None:
-    """Return the status of a response; pynetdicom gives an empty one for silence and aborts."""
-    return int(response.Status) if "Status" in response else None
-
-
-def _find(assoc: Association, each: Outgoing) -> str:
-    """Return "" when the destination lists the object, else why it is not confirmed."""
-    if not assoc.is_established:
-        return "the association ended early"
-    query = Dataset()
-    query.QueryRetrieveLevel = "IMAGE"
-    query.StudyInstanceUID = each.study_instance_uid
-    query.SeriesInstanceUID = each.series_instance_uid
-    query.SOPInstanceUID = each.sop_instance_uid
-    is_listed = False
-    final: int | None = None
-    try:
-        responses: Any = assoc.send_c_find(query, _STUDY_ROOT_FIND)
-        for response, identifier in responses:
-            final = _status_of(response)
-            if identifier is not None:
-                # Some acceptors answer with more than was asked for.
-                is_listed |= identifier.get("SOPInstanceUID") == each.sop_instance_uid
-    except (RuntimeError, ValueError):
-        return "the association ended early"
-    if is_listed:
-        return ""
-    if final is None:
-        return "no answer to C-FIND: aborted or timed out"
-    if final != 0x0000:  # PS3.4 Table C.4-1
-        return f"C-FIND failed (status {final:04X})"
-    return "the destination does not list it yet"
+def _unconfirmed(before: Outcome, why: str) -> Outcome:
+    return replace(before, state=ObjectState.STORED, reason=f"{_UNCONFIRMED}{why}")
 
 
 def _refuse_or_postpone(
-    assoc: Association, objects: Sequence[Outgoing], outcomes: dict[int, Outcome]
+    error: AssociationRefused, objects: Sequence[Outgoing], outcomes: dict[int, Outcome]
 ) -> None:
     """Give every object its outcome when no association came about."""
-    if assoc.is_rejected:
-        answer = assoc.acceptor.primitive
-        key = (getattr(answer, "result_source", 0), getattr(answer, "diagnostic", 0))
-        reason = f"the destination rejects the association: {_REJECTIONS.get(key, 'no reason')}"
-    elif assoc.rejected_contexts and not assoc.accepted_contexts:
-        # It answered, and accepted not even the query context; pynetdicom then aborts.
+    if isinstance(error, NoContextAccepted):
         for each in objects:
             state = ObjectState.STORED if each.is_stored else ObjectState.REFUSED
-            outcomes[each.id] = _outcome(
+            outcomes[each.id] = outcome_of(
                 each, state, "the destination accepts no presentation context for it"
             )
         return
-    elif assoc.is_aborted and assoc.acceptor.primitive is not None:
-        reason = "the destination aborted the association"
-    else:
-        reason = "the destination cannot be reached or does not answer"
     for each in objects:
         state = ObjectState.STORED if each.is_stored else ObjectState.PENDING
-        outcomes[each.id] = _outcome(each, state, reason)
+        outcomes[each.id] = replace(outcome_of(each, state, str(error)), is_unreachable=True)

@@ -188,7 +188,7 @@ class CommitmentBook:
             connection.execute(
                 update(CommitmentRequest)
                 .where(CommitmentRequest.id == request.id)
-                .values(answered_at=now, settled_at=None)
+                .values(answered_at=now, refused_at=None, settled_at=None)
             )
             self._tell(connection, request, changed, now)
         return ReportedOutcome(is_known=True, is_new=True)
@@ -252,11 +252,11 @@ class CommitmentBook:
                     CommitmentObject.failure_reason,
                     CommitmentRequest.answered_at,
                     CommitmentRequest.expires_at,
+                    CommitmentRequest.refused_at,
                 )
                 .join(CommitmentRequest, CommitmentObject.request_id == CommitmentRequest.id)
                 .where(
                     CommitmentRequest.work_item_id == work_item_id,
-                    CommitmentRequest.refused_at.is_(None),
                 )
                 .order_by(CommitmentRequest.id)
             ).all()
@@ -331,7 +331,8 @@ def _status(asked: Sequence[Any], now: dt.datetime) -> CommitmentView:
     answers = [row for row in asked if row.answer]
     newest = max(answers, key=lambda row: row.answered_at) if answers else None
     last = asked[-1]
-    is_waiting = last.answered_at is None and last.expires_at > now
+    is_declined = last.answered_at is None and last.refused_at is not None
+    is_waiting = not is_declined and last.answered_at is None and last.expires_at > now
     after = max((number for number, row in enumerate(asked) if row.answer), default=-1) + 1
     since = asked[after:]
     return CommitmentView(
@@ -339,5 +340,9 @@ def _status(asked: Sequence[Any], now: dt.datetime) -> CommitmentView:
         waits_until=last.expires_at if is_waiting else None,
         failure_reason=newest.failure_reason if newest is not None else None,
         failures=sum(row.answer == FAILED for row in answers),
-        unanswered=sum(row.answered_at is not None or row.expires_at <= now for row in since),
+        unanswered=sum(
+            row.refused_at is None and (row.answered_at is not None or row.expires_at <= now)
+            for row in since
+        ),
+        is_declined=is_declined,
     )

@@ -14,7 +14,6 @@ from gateway.store import states
 from gateway.store.engine import Clock, utc_now, writing
 from gateway.store.tables import (
     CommitmentObject,
-    CommitmentRequest,
     Delivery,
     DeliveryFault,
     Generation,
@@ -68,13 +67,8 @@ def reopen(
     )
     connection.execute(delete(DeliveryFault).where(DeliveryFault.delivery_id.in_(delivery_ids)))
     # What was said about the objects before does not count any more.
-    asked = select(CommitmentObject.request_id).where(
-        CommitmentObject.delivery_id.in_(delivery_ids)
-    )
     connection.execute(
-        update(CommitmentRequest)
-        .where(CommitmentRequest.id.in_(asked), CommitmentRequest.refused_at.is_(None))
-        .values(refused_at=now, settled_at=now, reason="sent again")
+        delete(CommitmentObject).where(CommitmentObject.delivery_id.in_(delivery_ids))
     )
     states.note(
         connection,
