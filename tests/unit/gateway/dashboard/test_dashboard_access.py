@@ -41,7 +41,7 @@ def test_nothing_but_login_and_health_answers_without_login(app, stranger):
         if path in {"/login", "/healthz"}:
             continue
         answer = stranger.request(method, path, headers={"content-length": "0"})
-        if path.startswith("/api/") or path == "/live":
+        if path.startswith(("/api/", "/dicomweb/")) or path == "/live":
             assert answer.status_code == 401, path
         else:
             assert answer.status_code == 303, path
@@ -153,11 +153,12 @@ def posts(app) -> list[str]:
 
 
 def test_every_form_needs_its_token(app, client, kept):
-    # The door for documents takes no session: its tests are those of test_documents.
+    # The doors for documents and DICOMweb take no session: they have tests of their own.
     upload = "/api/studies/1.2.3/documents"
-    assert sorted(posts(app)) == [upload, "/login", "/logout", "/password"]
+    forms = [path for path in posts(app) if not path.startswith((upload, "/dicomweb/"))]
+    assert sorted(forms) == ["/login", "/logout", "/password"]
     client.get("/login")
-    for path in [each for each in posts(app) if each != upload]:
+    for path in forms:
         for token in ({}, {"csrf_token": ""}, {"csrf_token": "x" * 43}, {"csrf_token": "ä"}):
             form = {"username": "admin", "password": CHOSEN, "old": CHOSEN, "new": "y" * 20}
             assert client.post(path, data={**form, **token}).status_code == 403, (path, token)
