@@ -1,23 +1,31 @@
-"""The delivery step of one claimed work item: send, mark what the destination said, conclude.
+"""The delivery step of one claimed work item: send, have it confirmed, mark, conclude.
 
 A destination that does not answer is asked again for ever, with growing pauses; an object that it
-refuses for good is named and does not hold up its siblings.
+refuses for good is named and does not hold up its siblings. Nobody waits for storage commitment:
+the work item goes back to the record, and the answer makes it due.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from gateway.delivery.confirmation import CommitmentView, Next, Step, decide
 from gateway.delivery.routes import ObjectState, Outcome, Outgoing
 from gateway.faults import failpoint
+from gateway.store.engine import utc_now
 from gateway.store.values import Claim, DeliveryRow
 from workers.failure import FailureKind
 
 RESEND_EVERY = 5
 """Attempts after which an object that was stored but is still not listed is sent once more."""
+MOST_FAULTS = 50
+"""Associations in a row that a destination may end at one object before that counts as refused."""
+
+_UNFINISHED = (ObjectState.PENDING, ObjectState.STORED)
 
 
 class Courier(Protocol):
@@ -49,6 +57,60 @@ class DeliveryRecord(Protocol):
         ...
 
 
+class Commitments(Protocol):
+    """What delivery keeps of storage commitment, and of faults at one object."""
+
+    def load(self, work_item_id: int) -> dict[int, CommitmentView]:
+        """Return what destinations said, by delivery id."""
+        ...
+
+    def unsettled(self, work_item_id: int, destination: str) -> list[int]:
+        """Return the answers of a destination that are not in the deliveries yet."""
+        ...
+
+    def settle(self, request_ids: Sequence[int]) -> None:
+        """Note that these answers are in the deliveries."""
+        ...
+
+    def faults(self, work_item_id: int) -> dict[int, int]:
+        """Return faults in a row, by delivery id."""
+        ...
+
+    def count_fault(self, delivery_id: int) -> int:
+        """Note one more fault; return how many by now."""
+        ...
+
+    def forget_faults(self, delivery_ids: Sequence[int]) -> None:
+        """Start counting again."""
+        ...
+
+
+class NoCommitments:
+    """Stands in where nothing of it is kept."""
+
+    def load(self, work_item_id: int) -> dict[int, CommitmentView]:
+        """Return nothing."""
+        return {}
+
+    def unsettled(self, work_item_id: int, destination: str) -> list[int]:
+        """Return nothing."""
+        return []
+
+    def settle(self, request_ids: Sequence[int]) -> None:
+        """Do nothing."""
+
+    def faults(self, work_item_id: int) -> dict[int, int]:
+        """Return nothing."""
+        return {}
+
+    def count_fault(self, delivery_id: int) -> int:
+        """Count nothing."""
+        return 1
+
+    def forget_faults(self, delivery_ids: Sequence[int]) -> None:
+        """Do nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Delivered:
     """How a delivery step ended."""
@@ -57,6 +119,35 @@ class Delivered:
     """TRANSIENT: try again later; REJECTED: nothing was taken; None: done."""
     reason: str
     """What was refused, or what is waited for."""
+    retry_in_s: float | None = None
+    """With TRANSIENT: when to try again, where that is known."""
+    is_expected: bool = False
+    """With TRANSIENT: nothing went wrong; the destination has been asked and may take its time."""
+
+
+@dataclass
+class _Progress:
+    """What became of the deliveries so far."""
+
+    claim: Claim
+    record: DeliveryRecord
+    commitments: Commitments
+    states: dict[int, ObjectState]
+    waiting: list[Outcome] = field(default_factory=list)
+    awaited: int = 0
+    """Of those that wait, how many wait for an answer to a request that was taken."""
+    refused: dict[int, str] = field(default_factory=dict)
+
+    def note(self, row: DeliveryRow, outcome: Outcome, *, is_awaited: bool = False) -> None:
+        """Mark one delivery and remember how it stands."""
+        _mark(self.claim, self.record, row, outcome)
+        failpoint("delivery.marked")
+        self.states[row.id] = outcome.state
+        if outcome.state in _UNFINISHED:
+            self.waiting.append(outcome)
+            self.awaited += is_awaited
+        if outcome.state is ObjectState.REFUSED:
+            self.refused[row.id] = outcome.reason
 
 
 def deliver(
@@ -64,6 +155,10 @@ def deliver(
     record: DeliveryRecord,
     courier_to: Callable[[str], Courier],
     results: Path,
+    *,
+    commitments: Commitments | None = None,
+    confirm: str = "auto",
+    clock: Callable[[], dt.datetime] = utc_now,
 ) -> Delivered:
     """Make one attempt at everything that is not confirmed or refused yet.
 
@@ -73,6 +168,10 @@ def deliver(
         Returns the courier to a destination, given its name in the record.
     results
         The results folder.
+    commitments
+        The record of storage commitment.
+    confirm
+        Which confirmations count (``gateway.delivery.confirmation``).
 
     Raises
     ------
@@ -81,43 +180,180 @@ def deliver(
     """
     deliveries = record.load_deliveries(claim)
     failpoint("delivery.loaded")
-    states = {each.id: ObjectState(each.state) for each in deliveries}
-    waiting: dict[str, str] = {}
-    refused: dict[int, str] = {}
+    kept = commitments or NoCommitments()
+    progress = _Progress(
+        claim=claim,
+        record=record,
+        commitments=kept,
+        states={each.id: ObjectState(each.state) for each in deliveries},
+    )
+    faults = kept.faults(claim.work_item_id)
     for destination in dict.fromkeys(each.destination for each in deliveries):
-        own = [each for each in deliveries if each.destination == destination]
         still = [
-            each for each in own if states[each.id] in (ObjectState.PENDING, ObjectState.STORED)
+            each
+            for each in deliveries
+            if each.destination == destination and progress.states[each.id] in _UNFINISHED
         ]
-        if not still:
-            continue
-        is_resent = claim.attempt % RESEND_EVERY == 0
-        outgoing = [_outgoing(each, results, is_resent=is_resent) for each in still]
-        outcomes = courier_to(destination).deliver(outgoing)
+        if still:
+            plan = _Plan(
+                destination=destination,
+                courier_to=courier_to,
+                results=results,
+                faults=faults,
+                confirm=confirm,
+                clock=clock,
+            )
+            _serve(progress, still, plan)
+    if progress.waiting:
+        return _wait(progress)
+    return _conclude(deliveries, progress.states, progress.refused)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """How one destination is served."""
+
+    destination: str
+    courier_to: Callable[[str], Courier]
+    results: Path
+    faults: Mapping[int, int]
+    confirm: str
+    clock: Callable[[], dt.datetime]
+
+
+def _serve(progress: _Progress, still: Sequence[DeliveryRow], plan: _Plan) -> None:
+    """Make one attempt at one destination."""
+    kept, item = progress.commitments, progress.claim.work_item_id
+    # Answers are counted before they are read: one that comes later wakes the work item again.
+    answers = kept.unsettled(item, plan.destination)
+    views = kept.load(item)
+    steps = {each.id: _next(each, views, plan.confirm) for each in still}
+    asked = [each for each in still if not _settled(progress, each, steps, views, plan.clock())]
+    if asked:
+        outgoing = [
+            _outgoing(each, plan, steps[each.id], views, progress.claim.attempt) for each in asked
+        ]
+        outcomes = plan.courier_to(plan.destination).deliver(outgoing)
         failpoint("delivery.answered")
-        for each, outcome in zip(still, outcomes, strict=True):
-            _mark(claim, record, each, outcome)
-            failpoint("delivery.marked")
-            states[each.id] = outcome.state
-            if outcome.state in (ObjectState.PENDING, ObjectState.STORED):
-                waiting.setdefault(outcome.reason, each.role)
-            if outcome.state is ObjectState.REFUSED:
-                refused[each.id] = outcome.reason
-    if waiting:
-        return Delivered(failure=FailureKind.TRANSIENT, reason=_list_reasons(waiting))
-    return _conclude(deliveries, states, refused)
+        answers = kept.unsettled(item, plan.destination)
+        views = kept.load(item)
+        _take_outcomes(progress, asked, outcomes, views, plan)
+    if answers:
+        kept.settle(answers)
 
 
-def _outgoing(row: DeliveryRow, results: Path, *, is_resent: bool) -> Outgoing:
+def _next(row: DeliveryRow, views: Mapping[int, CommitmentView], confirm: str) -> Step:
+    if row.state != ObjectState.STORED.value:
+        return Step(next=Next.SEND)
+    return decide(views.get(row.id, CommitmentView()), confirm)
+
+
+def _settled(
+    progress: _Progress,
+    row: DeliveryRow,
+    steps: Mapping[int, Step],
+    views: Mapping[int, CommitmentView],
+    now: dt.datetime,
+) -> bool:
+    """Mark what needs no word with the destination; return False for what does."""
+    step = steps[row.id]
+    if step.next is Next.CONFIRM:
+        outcome = Outcome(id=row.id, state=ObjectState.CONFIRMED, confirmed_by="commitment")
+    elif step.next is Next.REFUSED:
+        outcome = Outcome(id=row.id, state=ObjectState.REFUSED, reason=step.reason)
+    elif step.next is Next.WAIT:
+        outcome = _awaiting(row, step, views[row.id], now)
+    else:
+        return False
+    progress.note(row, outcome, is_awaited=step.next is Next.WAIT)
+    return True
+
+
+def _awaiting(row: DeliveryRow, step: Step, view: CommitmentView, now: dt.datetime) -> Outcome:
+    assert view.waits_until is not None
+    return Outcome(
+        id=row.id,
+        state=ObjectState.STORED,
+        reason=step.reason,
+        retry_in_s=max(0.5, (view.waits_until - now).total_seconds()),
+    )
+
+
+def _take_outcomes(
+    progress: _Progress,
+    asked: Sequence[DeliveryRow],
+    outcomes: Sequence[Outcome],
+    views: Mapping[int, CommitmentView],
+    plan: _Plan,
+) -> None:
+    """Mark what a destination said, with the answers on commitment that came meanwhile."""
+    recovered = []
+    for row, said in zip(asked, outcomes, strict=True):
+        if row.id in plan.faults and said.status is not None:
+            recovered.append(row.id)
+        outcome = _with_fault(progress, row, said)
+        view = views.get(row.id, CommitmentView())
+        is_awaited = False
+        if outcome.state is ObjectState.STORED and view.is_committed:
+            outcome = replace(
+                outcome,
+                state=ObjectState.CONFIRMED,
+                reason="",
+                confirmed_by="commitment",
+            )
+        elif outcome.state is ObjectState.STORED and view.waits_until is not None:
+            awaiting = _awaiting(row, decide(view, plan.confirm), view, plan.clock())
+            outcome = replace(awaiting, status=outcome.status)
+            is_awaited = True
+        progress.note(row, outcome, is_awaited=is_awaited)
+    if recovered:
+        progress.commitments.forget_faults(recovered)
+
+
+def _with_fault(progress: _Progress, row: DeliveryRow, outcome: Outcome) -> Outcome:
+    if not outcome.is_fault:
+        return outcome
+    count = progress.commitments.count_fault(row.id)
+    # Silence is the destination's; an association that ends at one object may be the object's.
+    if outcome.is_unreachable or count < MOST_FAULTS:
+        return outcome
+    return replace(
+        outcome,
+        state=ObjectState.REFUSED,
+        reason=f"the destination ended the association at this object {count} times in a row",
+    )
+
+
+def _wait(progress: _Progress) -> Delivered:
+    reasons = dict.fromkeys(each.reason or "not confirmed yet" for each in progress.waiting)
+    known = [each.retry_in_s for each in progress.waiting if each.retry_in_s is not None]
+    return Delivered(
+        failure=FailureKind.TRANSIENT,
+        reason="; ".join(reasons),
+        retry_in_s=min(known) if len(known) == len(progress.waiting) else None,
+        is_expected=progress.awaited == len(progress.waiting),
+    )
+
+
+def _outgoing(
+    row: DeliveryRow,
+    plan: _Plan,
+    step: Step,
+    views: Mapping[int, CommitmentView],
+    attempt: int,
+) -> Outgoing:
     return Outgoing(
         id=row.id,
-        path=results / row.path,
+        path=plan.results / row.path,
         study_instance_uid=row.study_instance_uid,
         series_instance_uid=row.series_instance_uid,
         sop_class_uid=row.sop_class_uid,
         sop_instance_uid=row.sop_instance_uid,
         sha256=row.sha256,
-        is_stored=row.state == ObjectState.STORED.value and not is_resent,
+        is_stored=step.next is Next.ASK and attempt % RESEND_EVERY != 0,
+        asks_commitment=step.asks_commitment,
+        unanswered=views[row.id].unanswered if row.id in views else 0,
+        faults=plan.faults.get(row.id, 0),
     )
 
 
@@ -132,10 +368,6 @@ def _mark(claim: Claim, record: DeliveryRecord, row: DeliveryRow, outcome: Outco
         reason=outcome.reason,
         confirmed_by=outcome.confirmed_by,
     )
-
-
-def _list_reasons(waiting: dict[str, str]) -> str:
-    return "; ".join(reason or "not confirmed yet" for reason in waiting)
 
 
 def _conclude(

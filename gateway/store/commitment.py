@@ -265,16 +265,26 @@ class CommitmentBook:
             by_delivery.setdefault(row.delivery_id, []).append(row)
         return {delivery: _status(asked, now) for delivery, asked in by_delivery.items()}
 
-    def settle(self, work_item_id: int) -> None:
-        """Note that the answers to a work item's requests are in its deliveries."""
+    def unsettled(self, work_item_id: int, destination: str) -> list[int]:
+        """Return the ids of a destination's answers that are not in the deliveries yet."""
+        with reading(self._engine) as connection:
+            return list(
+                connection.execute(
+                    select(CommitmentRequest.id).where(
+                        CommitmentRequest.work_item_id == work_item_id,
+                        CommitmentRequest.destination == destination,
+                        CommitmentRequest.answered_at.is_not(None),
+                        CommitmentRequest.settled_at.is_(None),
+                    )
+                ).scalars()
+            )
+
+    def settle(self, request_ids: Sequence[int]) -> None:
+        """Note that these answers are in the deliveries."""
         with writing(self._engine) as connection:
             connection.execute(
                 update(CommitmentRequest)
-                .where(
-                    CommitmentRequest.work_item_id == work_item_id,
-                    CommitmentRequest.answered_at.is_not(None),
-                    CommitmentRequest.settled_at.is_(None),
-                )
+                .where(CommitmentRequest.id.in_(request_ids))
                 .values(settled_at=self._clock())
             )
 
