@@ -11,6 +11,8 @@ from importlib import metadata
 import cv2
 from sqlalchemy import Engine
 
+from gateway.delivery.breaker import GuardedCourier
+from gateway.delivery.echo import echo
 from gateway.delivery.routes import FOLDER, parse_routes
 from gateway.delivery.sender import Destination, FolderSender, Sender
 from gateway.listener.filing import InstanceFiler
@@ -22,8 +24,11 @@ from gateway.settings import (
     ListenerSettings,
     PriorSettings,
     StoreSettings,
+    TlsSettings,
 )
 from gateway.spool import Spool
+from gateway.store.deliveries import DeliveryDesk
+from gateway.store.destinations import DestinationBoard
 from gateway.store.documents import DocumentReader
 from gateway.store.engine import open_engine
 from gateway.store.intake import Intake
@@ -56,6 +61,7 @@ class Settings:
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     listener: ListenerSettings = field(default_factory=ListenerSettings)
     priors: PriorSettings = field(default_factory=PriorSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
 
 
 def offered_analyses() -> Registry:
@@ -72,6 +78,12 @@ def build_services(settings: Settings) -> Services:
     # One decoder thread: the processes of the pool are the parallelism.
     cv2.setNumThreads(1)
     engine = open_engine(settings.store.record_url)
+    deliveries = DeliveryDesk(engine)
+    board = DestinationBoard(
+        engine,
+        max_pause_s=settings.delivery.max_backoff_s,
+        probe_s=2 * settings.delivery.timeout_s,
+    )
     return Services(
         ledger=WorkLedger(engine),
         queue=CeleryQueue(settings.broker.url),
@@ -82,7 +94,7 @@ def build_services(settings: Settings) -> Services:
         inference=TritonModels(settings.triton),
         embeddings=EmbeddingFile(settings.store.features_file),
         files=ResultsFolder(settings.store.results_folder),
-        courier_to=_couriers(settings.delivery),
+        courier_to=_couriers(settings, board, deliveries),
         settings=settings.worker,
         results_folder=settings.store.results_folder,
         scratch_folder=settings.store.run_folder,
@@ -91,6 +103,8 @@ def build_services(settings: Settings) -> Services:
         owner=f"{socket.gethostname()}:{os.getpid()}",
         software_version=software_version(),
         slides=SpoolSlides(settings.store.spool_folder),
+        deliveries=deliveries,
+        confirm=settings.delivery.confirm,
     )
 
 
@@ -119,10 +133,19 @@ def software_version() -> str:
         return "0.0.0+source"
 
 
-def _couriers(settings: DeliverySettings) -> Callable[[str], Courier]:
-    def courier_to(destination: str) -> Courier:
-        if destination == FOLDER:
+def _couriers(
+    settings: Settings, board: DestinationBoard, deliveries: DeliveryDesk
+) -> Callable[[str], Courier]:
+    def courier_to(name: str) -> Courier:
+        if name == FOLDER:
             return FolderSender()
-        return Sender(Destination.parse(destination), settings)
+        destination = Destination.parse(name)
+        calling = settings.delivery.calling_ae_title
+
+        def probe() -> str:
+            return echo(destination, calling_ae_title=calling, tls=settings.tls)
+
+        sender = Sender(destination, settings.delivery, commitments=deliveries, tls=settings.tls)
+        return GuardedCourier(name, sender, board, probe)
 
     return courier_to

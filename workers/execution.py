@@ -18,6 +18,7 @@ from gateway.errors import LeaseLost, RecordUnavailable
 from gateway.faults import failpoint
 from gateway.logs import log_context
 from gateway.queue import BrokerUnavailable, Queue
+from gateway.store.deliveries import DeliveryDesk
 from gateway.store.states import DELIVER
 from gateway.store.values import Claim, Hint, Scheduled
 from gateway.store.work import WorkLedger
@@ -73,6 +74,10 @@ class Services:
     """Names this process in the timeline."""
     software_version: str
     slides: SlideSource = field(default_factory=NoSlides)
+    deliveries: DeliveryDesk | None = None
+    """What is kept of storage commitment; None: it is not asked for."""
+    confirm: str = "auto"
+    """Which confirmations count (``gateway.delivery.confirmation``)."""
 
 
 def route(services: Services, generation_id: int) -> None:
@@ -271,15 +276,38 @@ def _with_served_model(services: Services, claim: Claim) -> Claim:
 
 
 def _deliver(services: Services, claim: Claim) -> None:
-    delivered = deliver(claim, services.ledger, services.courier_to, services.results_folder)
+    delivered = deliver(
+        claim,
+        services.ledger,
+        services.courier_to,
+        services.results_folder,
+        commitments=services.deliveries,
+        confirm=services.confirm,
+    )
     if delivered.failure is None:
         failpoint("delivery.completing")
         _persist(services, lambda: services.ledger.complete(claim, reason=delivered.reason))
         failpoint("delivery.completed")
         return
     failure = Failure(kind=delivered.failure, reason=delivered.reason)
-    log.warning("delivery: %s", failure.kind.value, extra={"action": "work_item.deliver.not_done"})
-    _persist(services, lambda: _end_failed(services, claim, failure))
+    if delivered.failure is not FailureKind.TRANSIENT or delivered.retry_in_s is None:
+        log.warning(
+            "delivery: %s", failure.kind.value, extra={"action": "work_item.deliver.not_done"}
+        )
+        _persist(services, lambda: _end_failed(services, claim, failure))
+    else:
+        delay_s = delivered.retry_in_s
+        log.info("delivery: waiting", extra={"action": "work_item.deliver.waiting"})
+        _persist(
+            services,
+            lambda: services.ledger.retry_later(
+                claim, reason=failure.reason, delay_s=delay_s, is_expected=delivered.is_expected
+            ),
+        )
+    if services.deliveries is not None:
+        # An answer that came while this was written has made the work item due too early.
+        deliveries = services.deliveries
+        _persist(services, lambda: deliveries.wake_answered(claim.work_item_id))
 
 
 def _end_failed(services: Services, claim: Claim, failure: Failure) -> None:

@@ -220,15 +220,20 @@ class LeaseDesk(HintBoard):
         if twin is not None:
             raise LeaseLost(f"work item {claim.work_item_id} was canceled")
 
-    def retry_later(self, claim: Claim, *, reason: str, delay_s: float) -> None:
-        """Give the work item back after a passing failure; it is due again after ``delay_s``."""
+    def retry_later(
+        self, claim: Claim, *, reason: str, delay_s: float, is_expected: bool = False
+    ) -> None:
+        """Give the work item back after a passing failure; it is due again after ``delay_s``.
+
+        ``is_expected``: nothing failed; somebody else has to answer first.
+        """
         now = self._clock()
         with writing(self._engine) as connection:
             self._fenced(
                 connection,
                 claim,
                 reason=reason,
-                failure_kind="TRANSIENT",
+                failure_kind="" if is_expected else "TRANSIENT",
                 next_attempt_at=now + dt.timedelta(seconds=delay_s),
                 hinted_at=None,
                 **NO_LEASE,
@@ -239,7 +244,7 @@ class LeaseDesk(HintBoard):
                 f"work_item.{claim.step}.postponed",
                 study_id=claim.generation.study_id,
                 work_item_id=claim.work_item_id,
-                level="warning",
+                level="info" if is_expected else "warning",
                 analysis=claim.analysis,
                 reason=reason,
                 attempt=claim.attempt,

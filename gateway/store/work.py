@@ -144,10 +144,11 @@ class WorkLedger(RoutingLedger, LeaseDesk):
         now = self._clock()
         values: dict[str, Any] = {
             "state": state,
-            "status": status,
             "reason": reason,
             "confirmed_by": confirmed_by,
         }
+        if status is not None:  # else what it said last stands
+            values["status"] = status
         if state == "STORED":
             values["stored_at"] = now
         if state == "CONFIRMED":
