@@ -36,12 +36,12 @@ def _stop_event(event: threading.Event | None = None) -> threading.Event:
 
 def _listen() -> None:
     from gateway.listener.server import Listener
-    from gateway.spool import Spool
 
     stop = _stop_event()
     store, listener = StoreSettings(), ListenerSettings()
-    intake = Intake(open_engine(store.record_url), CompletenessSettings())
-    spool = Spool(store.spool_folder, reserve_bytes=listener.reserve_bytes)
+    engine = open_engine(store.record_url)
+    intake = Intake(engine, CompletenessSettings())
+    spool = open_spool(store, listener)
     service = Listener(listener, intake, spool)
     service.start()
     stop.wait()
@@ -50,7 +50,7 @@ def _listen() -> None:
 
 def _sweep() -> None:
     store = StoreSettings()
-    stop = _stop_event(MarkedStop(alive_mark(store.run_folder, "sweeper")))
+    stop = _stop_event(MarkedStop(alive_mark(store.mark_folder, "sweeper")))
     engine = open_engine(store.record_url)
     completeness = CompletenessSettings()
     Sweeper(

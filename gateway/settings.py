@@ -47,8 +47,8 @@ class StoreSettings(BaseSettings):
     """SQLAlchemy URL of the record; empty for SQLite in the home folder."""
 
     cache_folder: Path | None = None
-    """Folder on this host for what may be lost, e.g. embeddings; the home without one. Name one
-    where the home is shared over a network: SQLite must not be written there from two hosts."""
+    """Folder on this host for what may be lost: embeddings, marks of life; the home without one.
+    Name one where the home is shared over a network: two hosts must not write one SQLite."""
 
     @field_validator("home")
     @classmethod
@@ -81,6 +81,11 @@ class StoreSettings(BaseSettings):
     def run_folder(self) -> Path:
         """Process ids and sockets of the running services."""
         return self.home / "run"
+
+    @property
+    def mark_folder(self) -> Path:
+        """Where each service of this host leaves its mark, for ``lentigo health``."""
+        return self.cache_folder or self.run_folder
 
     @property
     def log_folder(self) -> Path:
@@ -155,6 +160,18 @@ class CompletenessSettings(BaseSettings):
     """Seconds between two looks of the sweeper."""
     hint_interval_s: float = Field(default=10.0, gt=0)
     """Seconds after which unclaimed work is announced to the broker again."""
+    generations_per_hour: int = Field(default=12, ge=2)
+    """Generations of one study that may be opened in an hour; one more holds it, with an alarm."""
+
+
+class RuleSettings(BaseSettings):
+    """Routing rules."""
+
+    model_config = _config(PREFIX + "RULES_")
+
+    file: Path | None = None
+    """TOML file of routing rules, read again when it changes; without one every analysis that
+    applies runs and its results go to every destination."""
 
 
 class BrokerSettings(BaseSettings):
@@ -342,6 +359,7 @@ ALL_SETTINGS: tuple[type[BaseSettings], ...] = (
     StoreSettings,
     ListenerSettings,
     CompletenessSettings,
+    RuleSettings,
     BrokerSettings,
     DeliverySettings,
     TlsSettings,

@@ -91,7 +91,7 @@ def create_app(settings: Settings) -> Celery:
         task_serializer="json",
     )
     app.steps["consumer"].add(AckWatch)
-    mark = alive_mark(settings.store.run_folder, f"workers-{settings.worker.lane}")
+    mark = alive_mark(settings.store.mark_folder, f"workers-{settings.worker.lane}")
     app.steps["consumer"].add(alive_step(mark))
     register_tasks(app, ServicesOfProcess(lambda: build_services(settings)))
     return app

@@ -31,13 +31,13 @@ _ANSWER_S = 5.0
 _RELEASE_REQUEST = b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00"
 
 
-def alive_mark(run_folder: Path, service: str) -> Path:
+def alive_mark(mark_folder: Path, service: str) -> Path:
     """Return the file whose time of change says when a service last turned."""
-    return run_folder / f"{service}.alive"
+    return mark_folder / f"{service}.alive"
 
 
 def leave_mark(path: Path) -> None:
-    """Note that a service turns; without a run folder nobody asks."""
+    """Note that a service turns; without its folder nobody asks."""
     if path.parent.is_dir():
         path.touch(mode=0o600)
 
@@ -89,7 +89,7 @@ def mark_problem(mark: Path, what: str) -> str:
 
 def workers_problem(store: StoreSettings, broker: BrokerSettings, lane: str) -> str:
     """Say what is wrong with a worker group; one that waits for the broker is healthy."""
-    problem = mark_problem(alive_mark(store.run_folder, f"workers-{lane}"), f"workers {lane}")
+    problem = mark_problem(alive_mark(store.mark_folder, f"workers-{lane}"), f"workers {lane}")
     return problem if problem and _broker_answers(broker.url) else ""
 
 
@@ -119,7 +119,7 @@ def _broker_answers(url: str) -> bool:
 _CHECKS: dict[str, Callable[[], str]] = {
     "listener": lambda: listener_problem(ListenerSettings()),
     "admin-page": lambda: page_problem(DashboardSettings()),
-    "sweeper": lambda: mark_problem(alive_mark(StoreSettings().run_folder, "sweeper"), "sweeper"),
+    "sweeper": lambda: mark_problem(alive_mark(StoreSettings().mark_folder, "sweeper"), "sweeper"),
     **{
         f"workers-{lane}": lambda lane=lane: workers_problem(  # type: ignore[misc]
             StoreSettings(), BrokerSettings(), lane
