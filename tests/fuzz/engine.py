@@ -111,6 +111,11 @@ def run_atheris(target: Target, *, seconds: float, corpus: Path) -> None:
     def test_one_input(data: bytes) -> None:
         target.read(data)
 
-    arguments = [sys.argv[0], f"-max_total_time={int(seconds)}", "-timeout=20", "-rss_limit_mb=4096"]
+    arguments = [
+        sys.argv[0],
+        f"-max_total_time={int(seconds)}",
+        "-timeout=20",
+        "-rss_limit_mb=4096",
+    ]
     atheris.Setup([*arguments, f"-artifact_prefix={corpus.parent}/", str(corpus)], test_one_input)
     atheris.Fuzz()

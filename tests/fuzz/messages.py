@@ -204,7 +204,9 @@ def _odd_pdus(pdus: list[bytes], rng: Random) -> list[bytes]:
     kind = rng.randrange(7)
     position = rng.randrange(len(pdus)) if pdus else 0
     if not pdus or kind == 0:
-        odd = pdu(rng.choice((0, 1, 2, 3, 5, 6, 7, 8, 99, 255)), rng.randbytes(rng.choice((0, 4, 68))))
+        odd = pdu(
+            rng.choice((0, 1, 2, 3, 5, 6, 7, 8, 99, 255)), rng.randbytes(rng.choice((0, 4, 68)))
+        )
         pdus.insert(position, odd)
     elif kind == 1:
         pdus[position] = pdu(P_DATA, pdus[position][6:], rng.choice(_ODD_NUMBERS))
@@ -252,13 +254,17 @@ def _odd_request(rng: Random) -> bytes:
     if kind == 0:
         return mutate(associate_request(), rng)
     if kind == 1:
-        odd = [_item(rng.randrange(256), rng.randbytes(rng.randrange(40)), rng.choice(_ODD_NUMBERS))]
+        odd = [
+            _item(rng.randrange(256), rng.randbytes(rng.randrange(40)), rng.choice(_ODD_NUMBERS))
+        ]
         return associate_request(odd=odd)
     if kind == 2:
         names = (b"", b"\0" * 16, b"\\\\", b"\xff" * 16, b"A" * 16, b"\n\r\t", b"\xc3\xa9cole")
         return associate_request(calling=rng.choice(names), called=rng.choice(names))
     if kind == 3:
-        syntaxes = [rng.choice(("", "1.2", "x" * 65, "1.2.840.10008.1.2", "é"))] * rng.choice((0, 1, 90))
+        syntaxes = [rng.choice(("", "1.2", "x" * 65, "1.2.840.10008.1.2", "é"))] * rng.choice(
+            (0, 1, 90)
+        )
         odd = [
             _proposal(rng.randrange(256), rng.choice(("", "1.2.840.10008.1.1", "9" * 70)), syntaxes)
             for _ in range(rng.choice((1, 130)))

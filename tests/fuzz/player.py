@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tests.fuzz.messages import (
@@ -67,17 +68,13 @@ class _Line:
         except OSError:
             self._end("closed")
 
-    def wait(self, timeout_s: float, until_message: int | None = None) -> None:
-        """Take in PDUs until the answer to a message, the association's answer, or the end."""
+    def wait(self, timeout_s: float, is_enough: Callable[[Played], bool]) -> None:
+        """Take in PDUs until there is enough, or the end."""
         deadline = time.monotonic() + timeout_s
-        before = self._played.is_accepted
         while not self.is_over and time.monotonic() < deadline:
-            while (kind := self._next()) is not None:
-                if kind == ASSOCIATE_AC and not before and until_message is None:
-                    return
-            if until_message is not None and any(
-                answer.message_id == until_message for answer in self._played.answers
-            ):
+            while self._next():
+                pass
+            if is_enough(self._played):
                 return
             self._connection.settimeout(max(0.001, deadline - time.monotonic()))
             try:
@@ -95,13 +92,13 @@ class _Line:
         if not self.is_over:
             self.is_over, self._played.ended_by = True, how
 
-    def _next(self) -> int | None:
-        """Take one complete PDU from what was received; return its type."""
+    def _next(self) -> bool:
+        """Take one complete PDU from what was received, if there is one."""
         if len(self._data) < 6:
-            return None
+            return False
         kind, length = struct.unpack_from(">BxI", self._data)
         if len(self._data) < 6 + length:
-            return None
+            return False
         body, self._data = self._data[6 : 6 + length], self._data[6 + length :]
         if kind == ASSOCIATE_AC:
             self._played.is_accepted = True
@@ -110,7 +107,7 @@ class _Line:
             self._note(body)
         elif kind in (RELEASE_RP, ABORT):
             self._end("released" if kind == RELEASE_RP else "aborted")
-        return int(kind)
+        return True
 
     def _note(self, body: bytes) -> None:
         command = body[6:]
@@ -141,6 +138,14 @@ def _accepted_contexts(body: bytes) -> Iterator[int]:
         position += 4 + length
 
 
+def _has_answer(message_id: int, played: Played) -> bool:
+    return any(answer.message_id == message_id for answer in played.answers)
+
+
+def _never(_played: Played) -> bool:
+    return False
+
+
 def play(conversation: Conversation, port: int) -> Played:
     """Play one conversation to the end; never raises for what the listener does to it."""
     played = Played()
@@ -150,7 +155,7 @@ def play(conversation: Conversation, port: int) -> Played:
         line.send(conversation.request)
         is_plain = conversation.layer != "association"
         if not conversation.is_pipelined:
-            line.wait(ANSWER_S if is_plain else _PATIENCE_S)
+            line.wait(ANSWER_S if is_plain else _PATIENCE_S, lambda so_far: so_far.is_accepted)
         for message in conversation.messages:
             if line.is_over:
                 break
@@ -161,9 +166,9 @@ def play(conversation: Conversation, port: int) -> Played:
             if conversation.is_pipelined:
                 continue
             wait_s = ANSWER_S if message.must_be_answered else _PATIENCE_S
-            line.wait(wait_s, message.message_id)
-            answered = any(answer.message_id == message.message_id for answer in played.answers)
-            played.unanswered += message.must_be_answered and not answered
+            has_answer = functools.partial(_has_answer, message.message_id)
+            line.wait(wait_s, has_answer)
+            played.unanswered += message.must_be_answered and not has_answer(played)
         _end(conversation.ending, connection, line)
         if not line.is_over:
             played.ended_by = "us" if conversation.ending == "reset" else "silence"
@@ -177,10 +182,10 @@ def _end(ending: str, connection: socket.socket, line: _Line) -> None:
         return
     if ending == "release":
         line.send(pdu(RELEASE_RQ, bytes(4)))
-        line.wait(_PATIENCE_S * 4)
+        line.wait(_PATIENCE_S * 4, _never)
     elif ending == "abort":
         line.send(pdu(ABORT, bytes(4)))
     if not line.is_over:
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_WR)
-        line.wait(ANSWER_S)
+        line.wait(ANSWER_S, _never)

@@ -57,7 +57,7 @@ class Finding(AssertionError):
 
 
 @contextlib.contextmanager
-def _file_of(data: bytes) -> Iterator[Path]:
+def file_of(data: bytes) -> Iterator[Path]:
     descriptor = os.memfd_create("fuzz")
     try:
         os.write(descriptor, data)
@@ -67,7 +67,7 @@ def _file_of(data: bytes) -> Iterator[Path]:
 
 
 def _read_file(data: bytes) -> None:
-    with _file_of(data) as path:
+    with file_of(data) as path:
         with contextlib.suppress(GatewayError):
             _check_header(inspect(path))
         with contextlib.suppress(GatewayError):
@@ -89,7 +89,9 @@ def _has_control(text: str) -> bool:
 
 
 def _draw_text(rng: Random) -> bytes:
-    terms = rng.choice(("ISO_IR 192", "\\ISO 2022 IR 87", "GB18030", "ISO 2022 IR 6\\ISO 2022 IR 58"))
+    terms = rng.choice(
+        ("ISO_IR 192", "\\ISO 2022 IR 87", "GB18030", "ISO 2022 IR 6\\ISO 2022 IR 58")
+    )
     pieces = (b"\x1b$B", b"\x1b(B", b"\x1b$)C", b"\x1b.A", b"\x1b", b"\xb1\xe8", "Ärztin".encode())
     return terms.encode() + b"\n" + b"".join(rng.choices(pieces, k=rng.randint(0, 12)))
 
@@ -153,8 +155,12 @@ def _draw_multipart(rng: Random) -> bytes:
     body = rng.choice((b"", b"preamble\r\n", b"\r\n"))
     for _ in range(rng.randint(0, 4)):
         head = rng.choice((b"Content-Type: application/dicom", b"", b"X: y\r\n folded", b":", b"a"))
-        content = rng.choice((draw_file(rng)[:400], b"\r\n--", b"\r" * 9, line, b"\r\n" + line + b"x"))
-        body += line + rng.choice((b"\r\n", b" \t\r\n", b"\n")) + head + b"\r\n\r\n" + content + b"\r\n"
+        content = rng.choice(
+            (draw_file(rng)[:400], b"\r\n--", b"\r" * 9, line, b"\r\n" + line + b"x")
+        )
+        body += (
+            line + rng.choice((b"\r\n", b" \t\r\n", b"\n")) + head + b"\r\n\r\n" + content + b"\r\n"
+        )
     return body + rng.choice((line + b"--", line + b"--\r\nepilogue", b""))
 
 
@@ -198,7 +204,21 @@ _JSON_SEEDS = (
     [{"lesion_id": "L1", "tbp_lv_areaMM2": 3.1, "tbp_lv_location": "Torso Back", "isic_id": "x"}],
     {"thickness_mm": 1.1, "ulceration": True, "age": 61, "sex": "female", "stage": "IIA"},
 )  # fmt: skip
-_JSON_ATOMS = (None, True, "", "NaN", -1, 1e308, 10**400, [], {}, [[]], {"value": {}}, "\ud800", "mm")
+_JSON_ATOMS = (
+    None,
+    True,
+    "",
+    "NaN",
+    -1,
+    1e308,
+    10**400,
+    [],
+    {},
+    [[]],
+    {"value": {}},
+    "\ud800",
+    "mm",
+)
 
 
 def _odd_json(value: object, rng: Random) -> object:
@@ -233,7 +253,9 @@ def _draw_csv(rng: Random) -> bytes:
     rng.shuffle(names)
     mark, line = rng.choice((",", ";", "\t")), rng.choice(("\n", "\r\n", "\r"))
     cells = ("L1", "3,1", "3.1", '"a""b"', '"open', "", "nan", "1e999", "\0", "Ä", "=1+1")
-    rows = [mark.join(rng.choices(cells, k=rng.choice((5, 5, 4, 6)))) for _ in range(rng.randint(0, 5))]
+    rows = [
+        mark.join(rng.choices(cells, k=rng.choice((5, 5, 4, 6)))) for _ in range(rng.randint(0, 5))
+    ]
     start = rng.choice(("", "\ufeff"))
     return (start + line.join([mark.join(names), *rows])).encode(rng.choice(("utf-8", "utf-16")))
 
