@@ -8,11 +8,13 @@ import signal
 import sys
 import threading
 
+from gateway.audit.activity import activity
 from gateway.errors import GatewayError
 from gateway.host.first_account import create_first_account
 from gateway.host.health import MarkedStop, alive_mark
 from gateway.logs import configure_logging
 from gateway.queue import CeleryQueue
+from gateway.retention.door import open_spool, quota_desk
 from gateway.settings import (
     BrokerSettings,
     CompletenessSettings,
@@ -25,6 +27,7 @@ from gateway.store.engine import migrate, open_engine
 from gateway.store.hints import HintBoard
 from gateway.store.intake import Intake
 from gateway.sweeper import Sweeper
+from gateway.upkeep import upkeep
 
 
 def _stop_event(event: threading.Event | None = None) -> threading.Event:
@@ -42,7 +45,7 @@ def _listen() -> None:
     engine = open_engine(store.record_url)
     intake = Intake(engine, CompletenessSettings())
     spool = open_spool(store, listener)
-    service = Listener(listener, intake, spool)
+    service = Listener(listener, intake, spool, admit=quota_desk(engine).admit)
     service.start()
     stop.wait()
     service.stop()
@@ -53,12 +56,14 @@ def _sweep() -> None:
     stop = _stop_event(MarkedStop(alive_mark(store.mark_folder, "sweeper")))
     engine = open_engine(store.record_url)
     completeness = CompletenessSettings()
-    Sweeper(
+    sweeper = Sweeper(
         Intake(engine, completeness),
         HintBoard(engine),
         CeleryQueue(BrokerSettings().url),
         completeness,
-    ).run(stop)
+    )
+    with upkeep(engine, store):
+        sweeper.run(stop)
 
 
 def _dashboard() -> None:
@@ -85,7 +90,11 @@ def main() -> int:
     configure_logging(service)
     try:
         reject_unknown_environment(os.environ)
-        SERVICES[service]()
+        if service == "migrate":  # before it there is no trail to write to
+            SERVICES[service]()
+            return 0
+        with activity(StoreSettings().record_url, service, is_node=service == "listen"):
+            SERVICES[service]()
     except GatewayError as exc:
         print(f"{service}: {exc}", file=sys.stderr)
         return 1

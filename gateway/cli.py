@@ -26,6 +26,8 @@ COMMANDS = {
     "attach": ("gateway.attach", "attach a JSON, FHIR or CSV document to a study"),
     "status": ("gateway.status", "say where each study is"),
     "verify": ("gateway.verify", "check that nothing was lost or doubled"),
+    "audit": ("gateway.audit.command", "say whether the audit trail is whole; give it out"),
+    "retention": ("gateway.retention.command", "say what is removed when; legal holds; the disk"),
     "doctor": ("gateway.host.doctor", "check every part and say how to mend it"),
     "health": ("gateway.host.health", "say by exit code whether one service of this host turns"),
     "demo": ("gateway.demo.run", "send rendered samples through everything and show the results"),

@@ -12,7 +12,8 @@ from sqlalchemy import Engine
 
 from gateway.document_syntax import SYNTAX, media_type_of
 from gateway.errors import DocumentRefused
-from gateway.settings import CompletenessSettings, ListenerSettings, StoreSettings
+from gateway.retention.door import open_spool
+from gateway.settings import CompletenessSettings, StoreSettings
 from gateway.spool import Spool
 from gateway.store.documents import DocumentRecord, Registered
 
@@ -26,8 +27,7 @@ _MAX_UID = 64
 
 def document_desk(store: StoreSettings, engine: Engine) -> DocumentDesk:
     """Return what takes documents in; it shares spool and reserve with the listener."""
-    spool = Spool(store.spool_folder, reserve_bytes=ListenerSettings().reserve_bytes)
-    return DocumentDesk(spool, DocumentRecord(engine, CompletenessSettings()))
+    return DocumentDesk(open_spool(store), DocumentRecord(engine, CompletenessSettings()))
 
 
 class DocumentDesk:

@@ -75,6 +75,10 @@ FAILPOINTS: Mapping[str, str] = {
     "delivery.marked": "one object's state is committed",
     "delivery.completing": "everything is confirmed, the work item is not ended",
     "delivery.completed": "the work item is ended",
+    # A purge.
+    "retention.marked": "rows are marked as purged, their files lie there",
+    "retention.moved": "files are moved away, their rows are not committed",
+    "retention.given_up": "rows are done with, the files moved away are not removed",
     # The supervisor.
     "supervisor.migrated": "the record has its schema, nothing runs",
     "supervisor.started": "every service was started, none is awaited",

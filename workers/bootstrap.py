@@ -17,6 +17,7 @@ from gateway.delivery.routes import FOLDER, parse_routes
 from gateway.delivery.sender import Destination, FolderSender, Sender
 from gateway.listener.filing import InstanceFiler
 from gateway.queue import CeleryQueue
+from gateway.retention.door import open_spool
 from gateway.settings import (
     BrokerSettings,
     CompletenessSettings,
@@ -26,7 +27,6 @@ from gateway.settings import (
     StoreSettings,
     TlsSettings,
 )
-from gateway.spool import Spool
 from gateway.store.deliveries import DeliveryDesk
 from gateway.store.destinations import DestinationBoard
 from gateway.store.documents import DocumentReader
@@ -112,7 +112,7 @@ def _priors(settings: Settings, engine: Engine) -> Callable[[int], RecordPriors]
     index = LesionIndex(engine)
     archive: Archive | None = None
     if settings.priors.dicomweb_url.strip():
-        spool = Spool(settings.store.spool_folder, reserve_bytes=settings.listener.reserve_bytes)
+        spool = open_spool(settings.store, settings.listener)
         filer = InstanceFiler(Intake(engine, CompletenessSettings()), spool)
         archive = DicomwebArchive(settings.priors, filer, spool)
     elif settings.priors.pacs.strip():

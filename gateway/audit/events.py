@@ -107,6 +107,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "instances.conflict": _alert(OBJECT_ATTRIBUTES_CHANGED),
         "quota.exceeded": _alert(USE_OF_RESTRICTED_FUNCTION),
         "audit.tampered": _alert(OBJECT_ATTRIBUTES_CHANGED, SERIOUS_FAILURE),
+        "rules.loaded": _alert(SOFTWARE_CONFIGURATION, SUCCESS),
         "hold.placed": _alert(OBJECT_ATTRIBUTES_CHANGED, SUCCESS),
         "hold.released": _alert(OBJECT_ATTRIBUTES_CHANGED, SUCCESS),
         "audit.exported": Kind(event=AUDIT_LOG_USED, action_code="R"),

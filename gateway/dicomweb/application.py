@@ -13,8 +13,8 @@ from gateway.dicomweb.reception import Intake as StowIntake
 from gateway.dicomweb.settings import DicomwebSettings
 from gateway.errors import WebRequestRefused
 from gateway.listener.filing import InstanceFiler
-from gateway.settings import CompletenessSettings, ListenerSettings, StoreSettings
-from gateway.spool import Spool
+from gateway.retention.door import open_spool, quota_desk
+from gateway.settings import CompletenessSettings, StoreSettings
 from gateway.store.accounts import Accounts
 from gateway.store.intake import Intake
 
@@ -23,10 +23,11 @@ def install(app: FastAPI, store: StoreSettings, engine: Engine, accounts: Accoun
     """Add the services to ``app``; return the door in front of them."""
     settings = DicomwebSettings()
     # Spool and reserve are the listener's: one disk, one rule.
-    spool = Spool(store.spool_folder, reserve_bytes=ListenerSettings().reserve_bytes)
+    spool = open_spool(store)
     record = Intake(engine, CompletenessSettings())
+    filer = InstanceFiler(record, spool, quota_desk(engine).admit)
     app.state.stow = stow.StowDesk(
-        intake=StowIntake(filer=InstanceFiler(record, spool), spool=spool, record=record),
+        intake=StowIntake(filer=filer, spool=spool, record=record),
         settings=settings,
     )
     app.include_router(stow.router)

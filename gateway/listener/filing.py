@@ -7,6 +7,7 @@ The order is the promise: bytes inspected, made durable, committed to the record
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.dicom.part10 import InstanceHeader, inspect
@@ -45,12 +46,25 @@ class StoreOutcome:
     """Why it was not stored; no value of the data set in it."""
 
 
-class InstanceFiler:
-    """Files received instances in the spool and the record."""
+AdmitSize = Callable[[AssociationInfo, int], None]
+"""Raises ``QuotaExceeded`` when a source may not store so many bytes more."""
 
-    def __init__(self, record: InstanceRecord, spool: Spool) -> None:
+
+class InstanceFiler:
+    """Files received instances in the spool and the record.
+
+    Parameters
+    ----------
+    admit
+        Asked before an instance is kept; without one no source has a quota.
+    """
+
+    def __init__(
+        self, record: InstanceRecord, spool: Spool, admit: AdmitSize | None = None
+    ) -> None:
         self._record = record
         self._spool = spool
+        self._admit = admit
 
     def file(
         self, received: IncomingFile, command: StoreCommand, association: AssociationInfo
@@ -71,6 +85,8 @@ class InstanceFiler:
         except SpoolError as exc:
             return self.out_of_resources(exc, association, header)
         try:
+            if self._admit is not None:
+                self._admit(association, received.size_bytes)
             stored = self._spool.keep(received)
             registration = self._record.register_instance(
                 header=header,

@@ -23,7 +23,7 @@ from gateway.listener.admission import Admission, Slots
 from gateway.listener.association import Association, AssociationLimits, Collaborators
 from gateway.listener.certificates import Certificates
 from gateway.listener.dispatch import Dispatcher
-from gateway.listener.filing import InstanceFiler
+from gateway.listener.filing import AdmitSize, InstanceFiler
 from gateway.listener.negotiation import Acceptor
 from gateway.listener.ports import InstanceRecord
 from gateway.listener.reception import MessageLimits
@@ -67,6 +67,8 @@ class Listener:
         Server context of ``settings.port``; without one it speaks plain TCP.
     services
         What is offered beside Verification and Storage.
+    admit
+        Asked before an instance is kept, for quotas.
 
     Raises
     ------
@@ -86,6 +88,7 @@ class Listener:
         *,
         tls: ssl.SSLContext | None = None,
         services: Sequence[DimseService] = (),
+        admit: AdmitSize | None = None,
     ) -> None:
         self._settings = settings
         self._spool = spool
@@ -96,7 +99,7 @@ class Listener:
         self._uses = Collaborators(
             record=record,
             spool=spool,
-            filer=InstanceFiler(record, spool),
+            filer=InstanceFiler(record, spool, admit),
             acceptor=Acceptor(
                 max_pdu_bytes=settings.max_pdu_bytes,
                 storage=acceptance.storage_classes(settings.more_sop_classes).values(),

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from gateway.errors import RecordUnavailable
 from gateway.settings import CompletenessSettings
 from gateway.spool import StoredFile
 from gateway.store import states
@@ -105,6 +106,7 @@ class DocumentRecord:
                 .limit(1)
             ).first()
             if newest is not None and newest.sha256 == stored.sha256:
+                _take_back(connection, study_uid, name, newest.revision, stored)
                 return Registered(
                     is_new=False,
                     revision=newest.revision,
@@ -185,6 +187,7 @@ class DocumentReader:
             .where(
                 Study.id == study_id,
                 (Document.generation_number.is_(None)) | (Document.generation_number <= number),
+                Document.purged_at.is_(None),
             )
             .group_by(Document.name)
             .subquery()
@@ -208,6 +211,30 @@ class DocumentReader:
                 .order_by(Document.name)
             ).all()
         return [DocumentRow(**row._mapping) for row in rows]
+
+
+def _take_back(
+    connection: Connection, study_uid: str, name: str, revision: int, stored: StoredFile
+) -> None:
+    """Take a purged document back that was sent again, byte for byte.
+
+    Raises
+    ------
+    RecordUnavailable
+        A purge took the file away at this very moment; the sender tries again.
+    """
+    restored = connection.execute(
+        update(Document)
+        .where(
+            Document.study_instance_uid == study_uid,
+            Document.name == name,
+            Document.revision == revision,
+            Document.purged_at.is_not(None),
+        )
+        .values(purged_at=None, is_purge_pending=False)
+    ).rowcount
+    if restored and stored.path is not None and not stored.path.is_file():
+        raise RecordUnavailable("the document is being purged; send it again")
 
 
 def attach_waiting(connection: Connection, study_id: int, now: dt.datetime) -> None:

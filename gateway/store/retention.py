@@ -1,40 +1,53 @@
-"""The purging half of the record: what may go, what is held, and how a purged instance comes back.
+"""What purged instances mean to the record: how they come back, and what they hold up.
 
-A purged row stays: its UIDs and digest still tell a duplicate. The order is rows first, files
-second. A row that is marked says "its file is not to be relied on"; then the file is moved away
-under the row's lock; then it is removed. A crash between any two steps leaves a file too many, and
-the next purge goes on there; never a row that points to nothing.
+A purged row stays: its UIDs and digest still tell a duplicate. What may be purged, and in which
+order, is ``gateway.store.purging``'s.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, exists, func, select, update
+from sqlalchemy.orm import aliased
 
 from gateway.errors import RecordUnavailable
 from gateway.spool import StoredFile
 from gateway.store import states
 from gateway.store.generations import receiving_generation
-from gateway.store.tables import Generation, Instance, Study, WorkItem
+from gateway.store.tables import Document, Generation, Instance, Study, WorkItem
 
 PURGED_INPUT = "earlier instances of this study were purged by retention"
 """How the reason begins why a generation is not analysed: parts of the study are gone."""
 
 
 def purged_instances(connection: Connection, study_id: int) -> int:
-    """Return how many instances of a study would belong to an analysis and are purged."""
-    return int(
-        connection.execute(
-            select(func.count())
-            .select_from(Instance)
-            .where(
-                Instance.study_id == study_id,
-                Instance.disposition == "accepted",
-                Instance.purged_at.is_not(None),
-            )
-        ).scalar_one()
-    )
+    """Return how many instances and documents an analysis of a study would miss."""
+    instances = connection.execute(
+        select(func.count())
+        .select_from(Instance)
+        .where(
+            Instance.study_id == study_id,
+            Instance.disposition == "accepted",
+            Instance.purged_at.is_not(None),
+        )
+    ).scalar_one()
+    newer = aliased(Document)
+    documents = connection.execute(
+        select(func.count())
+        .select_from(Document)
+        .join(Study, Study.study_instance_uid == Document.study_instance_uid)
+        .where(
+            Study.id == study_id,
+            Document.purged_at.is_not(None),
+            ~exists().where(
+                newer.study_instance_uid == Document.study_instance_uid,
+                newer.name == Document.name,
+                newer.revision > Document.revision,
+            ),
+        )
+    ).scalar_one()
+    return int(instances) + int(documents)
 
 
 def restore_instance(
@@ -59,9 +72,7 @@ def restore_instance(
     # Under the row's lock: a purge that was faster is over, and one to come finds no mark.
     if stored.path is not None and not stored.path.is_file():
         raise RecordUnavailable("the instance is being purged; send it again")
-    connection.execute(
-        update(Study).where(Study.id == row.study_id).values(last_received_at=now)
-    )
+    connection.execute(update(Study).where(Study.id == row.study_id).values(last_received_at=now))
     states.note(connection, now, "instance.restored", study_id=row.study_id)
     if row.disposition != "accepted":
         return
