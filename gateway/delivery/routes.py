@@ -6,6 +6,7 @@ import enum
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from gateway.errors import GatewayError
 
@@ -50,6 +51,8 @@ KINDS = {
 """Kind of result object -> its SOP Class (PS3.4 Table B.5-1). A kind can be switched off."""
 
 _TLS = "tls"
+
+_MAX_NAME = 128  # as the record keeps it
 
 FOLDER = "folder"
 """Name of the results folder as a destination."""
@@ -123,19 +126,74 @@ class Destination:
         return f"{self.ae_title}@{host}:{self.port}" + (f"/{_TLS}" if self.is_tls else "")
 
 
+def is_web_address(text: str) -> bool:
+    """Return whether a destination is a DICOMweb service and no storage SCP."""
+    return text.strip().lower().startswith(("http://", "https://"))
+
+
+def web_address(text: str) -> str:
+    """Return the root of a PACS' DICOMweb services, in the one way that it is recorded.
+
+    Raises
+    ------
+    DestinationError
+        If the text is no such address, or holds credentials.
+
+    Examples
+    --------
+    >>> web_address("HTTPS://PACS.example:8443/dicom-web/")
+    'https://pacs.example:8443/dicom-web'
+    """
+    try:
+        parts = urlsplit(text.strip())
+        host, port = parts.hostname or "", parts.port
+    except ValueError as exc:  # its message may quote what stands in the address
+        raise DestinationError("a DICOMweb destination has a host or port that is none") from exc
+    if parts.username is not None or parts.password is not None:
+        raise DestinationError(
+            "credentials do not belong in the address of a DICOMweb destination: set "
+            "LENTIGO_STOW_USERNAME and LENTIGO_STOW_PASSWORD_FILE, or LENTIGO_STOW_TOKEN_FILE"
+        )
+    is_plain = text.isascii() and text.strip().isprintable() and " " not in text.strip()
+    if not host or parts.query or parts.fragment or not is_plain:
+        raise DestinationError(
+            "a DICOMweb destination is written https://HOST:PORT/PATH, the root of its services, "
+            "e.g. https://pacs.local/dicom-web"
+        )
+    place = f"[{host}]" if ":" in host else host
+    found = f"{parts.scheme}://{place}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
+    if len(found) > _MAX_NAME:
+        raise DestinationError(f"the address of a destination has at most {_MAX_NAME} characters")
+    return found
+
+
+def _parse_kinds(options: str, mark: str) -> frozenset[str]:
+    is_exclusion = options.startswith("-")
+    words = options[1:].split("-") if is_exclusion else options.split("+")
+    named = {word.strip().lower() for word in words}
+    kinds = frozenset(KINDS) - named if is_exclusion else frozenset(named)
+    if not named <= set(KINDS) or not kinds:
+        raise DestinationError(
+            f"behind the {mark} of a destination stand the kinds that it gets, e.g. sr+seg, or "
+            f"those that it does not get, e.g. -pdf; there are {', '.join(KINDS)}"
+        )
+    return kinds
+
+
 @dataclass(frozen=True, kw_only=True)
 class Route:
     """A destination by name, and the kinds of objects that it gets."""
 
     name: str
-    """``AET@HOST:PORT``, the same with ``/tls``, or ``folder``."""
+    """``AET@HOST:PORT``, the same with ``/tls``, ``https://HOST/PATH``, or ``folder``."""
     kinds: frozenset[str] = frozenset(KINDS)
 
     @classmethod
     def parse(cls, text: str) -> Route:
         """Read ``AET@HOST:PORT``, with ``/sr+seg`` behind it for these kinds alone.
 
-        ``/-pdf-seg`` is every kind but these; ``/tls`` comes before either.
+        ``/-pdf-seg`` is every kind but these; ``/tls`` comes before either. A DICOMweb service is
+        written ``https://HOST/PATH``, with ``#sr+seg`` or ``#-pdf`` behind it.
 
         Raises
         ------
@@ -150,7 +208,13 @@ class Route:
         False
         >>> Route.parse("PACS@pacs.local:2762/tls/sr").name
         'PACS@pacs.local:2762/tls'
+        >>> Route.parse("https://pacs.local/dicom-web/#sr").name
+        'https://pacs.local/dicom-web'
         """
+        if is_web_address(text):
+            address, mark, options = text.strip().partition("#")
+            kinds = _parse_kinds(options, "number sign") if mark else frozenset(KINDS)
+            return cls(name=web_address(address), kinds=kinds)
         address, slash, options = text.strip().partition("/")
         if options.split("/")[0].strip().lower() == _TLS:
             address = f"{address}/{_TLS}"
@@ -158,16 +222,7 @@ class Route:
         name = str(Destination.parse(address))
         if not slash:
             return cls(name=name)
-        is_exclusion = options.startswith("-")
-        words = options[1:].split("-") if is_exclusion else options.split("+")
-        named = {word.strip().lower() for word in words}
-        kinds = frozenset(KINDS) - named if is_exclusion else frozenset(named)
-        if not named <= set(KINDS) or not kinds:
-            raise DestinationError(
-                "behind the slash of a destination stand the kinds that it gets, e.g. /sr+seg, or "
-                f"those that it does not get, e.g. /-pdf; there are {', '.join(KINDS)}"
-            )
-        return cls(name=name, kinds=kinds)
+        return cls(name=name, kinds=_parse_kinds(options, "slash"))
 
     def takes(self, sop_class_uid: str) -> bool:
         """Whether objects of a SOP Class go there; a class of no known kind always does."""

@@ -26,7 +26,9 @@ from rich.table import Table
 from sqlalchemy.engine import make_url
 
 from gateway.delivery.echo import echo
-from gateway.delivery.routes import Destination, parse_routes
+from gateway.delivery.routes import Destination, is_web_address, parse_routes
+from gateway.delivery.stow import StowSender
+from gateway.delivery.stow_settings import StowSettings
 from gateway.errors import GatewayError, RecordUnavailable
 from gateway.home import RunningInstance, resolve_home, running_instance
 from gateway.host.embedded import ServerMissing, find_redis_server, find_triton
@@ -258,14 +260,18 @@ def check_destination(subject: Subject) -> Iterator[Finding]:
         return
     with contextlib.suppress(GatewayError):
         for route in parse_routes(wanted):
-            problem = echo(
-                Destination.parse(route.name), calling_ae_title=subject.delivery.calling_ae_title
-            )
-            remedy = "check its address, and that it knows our AE title and host"
+            if is_web_address(route.name):
+                problem = StowSender(route.name, subject.delivery, StowSettings()).probe()
+                answers, remedy = "answers QIDO-RS", "check its address and LENTIGO_STOW_*"
+            else:
+                destination = Destination.parse(route.name)
+                problem = echo(destination, calling_ae_title=subject.delivery.calling_ae_title)
+                answers = "answers C-ECHO"
+                remedy = "check its address, and that it knows our AE title and host"
             yield Finding(
                 part="destination",
                 verdict=FAIL if problem else PASS,
-                said=f"{route.name} {problem or 'answers C-ECHO'}",
+                said=f"{route.name} {problem or answers}",
                 remedy=remedy if problem else "",
             )
 
