@@ -53,6 +53,11 @@ class Answer:
 class Condition(Protocol):
     """A part of a rule's ``when``."""
 
+    @property
+    def tags(self) -> frozenset[int]:
+        """Attributes of the data set that it looks at."""
+        ...
+
     def check(self, subject: Subject) -> Answer:
         """Return whether it holds, and why."""
         ...
@@ -212,6 +217,11 @@ class FieldTest:
     operator: Operator
     is_of_study: bool
 
+    @property
+    def tags(self) -> frozenset[int]:
+        """Attributes of the data set that it looks at."""
+        return frozenset()
+
     def check(self, subject: Subject) -> Answer:
         """Return whether the field passes."""
         values: Values
@@ -231,6 +241,11 @@ class AttributeTest:
     name: str
     operator: Operator
 
+    @property
+    def tags(self) -> frozenset[int]:
+        """Attributes of the data set that it looks at."""
+        return frozenset(self.path[:1])
+
     def check(self, subject: Subject) -> Answer:
         """Return whether any of its values passes."""
         header = subject.instance.header() if subject.instance is not None else Dataset()
@@ -249,6 +264,11 @@ class ItemTest:
     name: str
     condition: Condition
     is_for_all: bool
+
+    @property
+    def tags(self) -> frozenset[int]:
+        """Attributes of the data set that it looks at."""
+        return frozenset(self.path[:1])
 
     def check(self, subject: Subject) -> Answer:
         """Return whether an item, or every one of at least one, fulfils the condition."""
@@ -280,6 +300,11 @@ class AllOf:
 
     conditions: tuple[Condition, ...]
 
+    @property
+    def tags(self) -> frozenset[int]:
+        """Attributes of the data set that it looks at."""
+        return frozenset().union(*(each.tags for each in self.conditions))
+
     def check(self, subject: Subject) -> Answer:
         """Return whether all hold; the first that does not is the reason."""
         reasons = []
@@ -297,6 +322,11 @@ class AnyOf:
 
     conditions: tuple[Condition, ...]
 
+    @property
+    def tags(self) -> frozenset[int]:
+        """Attributes of the data set that it looks at."""
+        return frozenset().union(*(each.tags for each in self.conditions))
+
     def check(self, subject: Subject) -> Answer:
         """Return whether one holds; it is the reason."""
         reasons = []
@@ -313,6 +343,11 @@ class NotOf:
     """A condition does not hold."""
 
     condition: Condition
+
+    @property
+    def tags(self) -> frozenset[int]:
+        """Attributes of the data set that it looks at."""
+        return self.condition.tags
 
     def check(self, subject: Subject) -> Answer:
         """Return whether the condition does not hold."""

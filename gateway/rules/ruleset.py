@@ -123,6 +123,15 @@ class RuleSet:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
+    def tags(self) -> frozenset[int]:
+        """Attributes that must be read from files to decide."""
+        found = {tag for rule in self.rules for tag in rule.condition.tags}
+        for rule in self.rules:
+            for expected in (rule.actions.expect_instances, rule.actions.expect_series):
+                found.update(expected.path[:1] if expected is not None else ())
+        return frozenset(found)
+
+    @property
     def may_close_early(self) -> bool:
         """Whether a rule can say when a study closes, so that each arrival must be looked at."""
         return any(

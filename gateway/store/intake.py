@@ -11,25 +11,23 @@ from sqlalchemy.exc import IntegrityError
 from gateway.dicom.part10 import InstanceHeader
 from gateway.faults import failpoint
 from gateway.listener.ports import AssociationInfo, Registration
+from gateway.rules.ruleset import RuleSet
 from gateway.settings import CompletenessSettings
 from gateway.spool import StoredFile
 from gateway.store import states
+from gateway.store.closing import ClosingDesk
 from gateway.store.documents import attach_waiting
-from gateway.store.engine import Clock, reading, utc_now, writing
-from gateway.store.generations import receiving_generation
+from gateway.store.engine import Clock, utc_now, writing
+from gateway.store.generations import end_association, receiving_generation
 from gateway.store.lesions import PRIOR, lesion_values, patient_key
+from gateway.store.own_results import is_ours_at_a_glance, may_be_derived
 from gateway.store.retention import restore_instance
 from gateway.store.tables import (
-    Generation,
     Identity,
     Instance,
     Refusal,
-    ResultObject,
     Study,
 )
-
-# Every result we write carries these (reports.provenance); the gateway must not import reports.
-OWN_MANUFACTURER = "Lentigo"
 
 SLIDE_SOP_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
@@ -122,7 +120,7 @@ class Intake:
             if same is not None:
                 self._promote(connection, same.id, study_id, header, now)
                 return Registration.NEW
-            if self._is_own_result(connection, header):
+            if is_ours_at_a_glance(connection, header):
                 registration = Registration.OWN_RESULT
             elif is_fetched:
                 registration = Registration.PRIOR
@@ -184,8 +182,10 @@ class Intake:
                 disposition=_DISPOSITIONS[registration],
                 reason=reason,
                 calling_ae_title=association.calling_ae_title,
+                called_ae_title=association.called_ae_title[:16],
                 association_id=association.association_id,
                 peer_address=association.peer_address[:45],
+                is_derived=may_be_derived(header),
                 received_at=now,
                 **lesion_values(header),
             )
@@ -201,14 +201,6 @@ class Intake:
             )
         elif registration in (Registration.OWN_RESULT, Registration.PRIOR):
             states.note(connection, now, f"instance.{registration.value}", study_id=study_id)
-
-    def _is_own_result(self, connection: Connection, header: InstanceHeader) -> bool:
-        if header.manufacturer == header.manufacturer_model_name == OWN_MANUFACTURER:
-            return True
-        found = connection.execute(
-            select(ResultObject.id).where(ResultObject.sop_instance_uid == header.sop_instance_uid)
-        ).first()
-        return found is not None
 
     def _study(self, connection: Connection, header: InstanceHeader, now: dt.datetime) -> int:
         found = connection.execute(
@@ -254,7 +246,13 @@ class Intake:
             if is_slide
             else self._completeness.quiet_window_s
         )
-        found = receiving_generation(connection, study_id, now, window_s=window_s)
+        found = receiving_generation(
+            connection,
+            study_id,
+            now,
+            window_s=window_s,
+            most_per_hour=self._completeness.generations_per_hour,
+        )
         if found.is_new and found.number == 1:
             attach_waiting(connection, study_id, now)
         return found.id
@@ -312,41 +310,9 @@ class Intake:
                 peer_address=association.peer_address,
                 association_id=association.association_id,
             )
+            if outcome in ("released", "aborted"):
+                end_association(connection, association.association_id, outcome, now)
 
     def close_due_generations(self) -> int:
-        """Close every generation whose quiet window has passed; return how many."""
-        now = self._clock()
-        with reading(self._engine) as connection:
-            due = connection.execute(
-                select(Generation.id, Generation.study_id).where(
-                    Generation.state == states.RECEIVING, Generation.closes_at <= now
-                )
-            ).all()
-        return sum(self._close(row.id, row.study_id, now) for row in due)
-
-    def _close(self, generation_id: int, study_id: int, now: dt.datetime) -> bool:
-        with writing(self._engine) as connection:
-            states.lock_study(connection, study_id)
-            closed = connection.execute(
-                update(Generation)
-                .where(
-                    Generation.id == generation_id,
-                    Generation.state == states.RECEIVING,
-                    # An instance may have come since we looked.
-                    Generation.closes_at <= now,
-                )
-                .values(state=states.CLOSED, closed_at=now, next_attempt_at=now)
-                .returning(Generation.study_id, Generation.number)
-            ).first()
-            if closed is None:
-                return False
-            states.note(
-                connection,
-                now,
-                "generation.closed",
-                study_id=closed.study_id,
-                generation=closed.number,
-            )
-            states.refresh_study(connection, closed.study_id, now)
-            failpoint("sweeper.close")
-        return True
+        """Close every generation whose quiet window has passed, by the built-in rules."""
+        return ClosingDesk(self._engine, clock=self._clock).close_due(RuleSet())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, case, insert, literal, select, update
 
 from gateway.store.tables import Event, Generation, Instance, Refusal, Study, WorkItem
 
@@ -144,13 +144,15 @@ def refresh_study(connection: Connection, study_id: int, at: dt.datetime) -> str
             .limit(1)
         ).scalar()
         reason = refusal or _without_generation(connection, study_id) or reason
+    is_held = Study.held_at.is_not(None)
+    shown = case((is_held, literal("held: ") + Study.hold_reason), else_=reason)
     changed = connection.execute(
         update(Study)
         .where(Study.id == study_id, Study.state != state)
-        .values(state=state, reason=reason, state_changed_at=at)
+        .values(state=state, reason=shown, state_changed_at=at)
     ).rowcount
     if changed:
         note(connection, at, f"study.{state}", study_id=study_id)
     else:
-        connection.execute(update(Study).where(Study.id == study_id).values(reason=reason))
+        connection.execute(update(Study).where(Study.id == study_id).values(reason=shown))
     return state
