@@ -253,8 +253,8 @@ def site(
     home: Path | None = None,
     environment: dict[str, str] | None = None,
     database_url: str = "",
+    embedded: bool = False,
     start: bool = True,
-    **changes: str,
 ) -> Iterator[Site]:
     """Run Lentigo with a model server that obeys; results go to ``pacs``, an Orthanc by default.
 
@@ -262,6 +262,8 @@ def site(
     ----------
     environment
         Variables beside those of ``QUICK``.
+    embedded
+        Run everything as a hospital would: the real Triton with its model, and default settings.
     """
     require("storescu")
     failpoints = folder / "failpoints"
@@ -269,17 +271,16 @@ def site(
     with contextlib.ExitStack() as stack:
         if pacs is None:
             pacs = stack.enter_context(orthanc(folder / "pacs", aet="PACS"))
-        triton = stack.enter_context(triton_stub())
+        triton = None if embedded else stack.enter_context(triton_stub())
         port = free_port()
         lentigo = Lentigo(
             home or folder / "home",
             send_to=f"PACS@127.0.0.1:{pacs.port}",
             arguments=("--dicom-port", str(port)),
-            models=(),
+            models=("diagnosis",) if triton is None else (),
             environment={
-                **QUICK,
-                "LENTIGO_TRITON_URL": triton.url,
-                "LENTIGO_TEST_FAILPOINTS": f"@{failpoints}",
+                **({} if triton is None else {**QUICK, "LENTIGO_TRITON_URL": triton.url}),
+                **({} if embedded else {"LENTIGO_TEST_FAILPOINTS": f"@{failpoints}"}),
                 **({"LENTIGO_DATABASE_URL": database_url} if database_url else {}),
                 **(environment or {}),
             },
