@@ -13,8 +13,10 @@ from sqlalchemy import Engine
 
 from gateway.delivery.breaker import GuardedCourier
 from gateway.delivery.echo import echo
-from gateway.delivery.routes import FOLDER, parse_routes
+from gateway.delivery.routes import FOLDER, is_web_address, parse_routes
 from gateway.delivery.sender import Destination, FolderSender, Sender
+from gateway.delivery.stow import StowSender
+from gateway.delivery.stow_settings import StowSettings
 from gateway.listener.filing import InstanceFiler
 from gateway.queue import CeleryQueue
 from gateway.retention.door import open_spool
@@ -61,6 +63,7 @@ class Settings:
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     listener: ListenerSettings = field(default_factory=ListenerSettings)
     priors: PriorSettings = field(default_factory=PriorSettings)
+    stow: StowSettings = field(default_factory=StowSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
 
 
@@ -139,6 +142,9 @@ def _couriers(
     def courier_to(name: str) -> Courier:
         if name == FOLDER:
             return FolderSender()
+        if is_web_address(name):
+            web = StowSender(name, settings.delivery, settings.stow)
+            return GuardedCourier(name, web, board, web.probe)
         destination = Destination.parse(name)
         calling = settings.delivery.calling_ae_title
 
