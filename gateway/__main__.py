@@ -38,6 +38,7 @@ def _stop_event(event: threading.Event | None = None) -> threading.Event:
 
 
 def _listen() -> None:
+    from gateway.delivery.reporter import commitment_service
     from gateway.listener.server import Listener
 
     stop = _stop_event()
@@ -45,13 +46,21 @@ def _listen() -> None:
     engine = open_engine(store.record_url)
     intake = Intake(engine, CompletenessSettings())
     spool = open_spool(store, listener)
-    service = Listener(listener, intake, spool, admit=quota_desk(engine).admit)
+    service = Listener(
+        listener,
+        intake,
+        spool,
+        services=(commitment_service(engine, store),),
+        admit=quota_desk(engine).admit,
+    )
     service.start()
     stop.wait()
     service.stop()
 
 
 def _sweep() -> None:
+    from gateway.delivery.reporter import reporting
+
     store = StoreSettings()
     stop = _stop_event(MarkedStop(alive_mark(store.mark_folder, "sweeper")))
     engine = open_engine(store.record_url)
@@ -62,7 +71,7 @@ def _sweep() -> None:
         CeleryQueue(BrokerSettings().url),
         completeness,
     )
-    with upkeep(engine, store):
+    with upkeep(engine, store), reporting(engine, store):
         sweeper.run(stop)
 
 
