@@ -57,15 +57,21 @@ class Lentigo:
         self.ready_line = ""
         self._process: subprocess.Popen[str] | None = None
 
-    def start(self, timeout_s: float = 120.0) -> None:
-        """Start, and wait for the ready line."""
+    def start(self, timeout_s: float = 120.0, *, clock: str = "") -> None:
+        """Start, and wait for the ready line.
+
+        Parameters
+        ----------
+        clock
+            How far the clock of every service is off, as ``faketime`` reads it, e.g. ``+1d``.
+        """
         self.home.mkdir(parents=True, exist_ok=True)
         if self._process is not None and self._process.stdout is not None:
             self._process.stdout.close()  # of one that was killed
         log = (self.home / "up.log").open("a")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "gateway.cli", *self._arguments],
-            env=self._environment,
+            env={**self._environment, **(_wrong_clock(clock) if clock else {})},
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -177,6 +183,12 @@ class Lentigo:
         self._process = None
         return code
 
+    def service_environment(self) -> dict[str, str]:
+        """Return the environment of one more service beside those that run."""
+        entry = Path(f"/proc/{self.children()['sweeper']}/environ").read_bytes()
+        pairs = (each.decode().partition("=") for each in entry.split(b"\0") if each)
+        return {name: value for name, _, value in pairs}
+
     def status(self) -> list[dict[str, Any]]:
         """Return what ``lentigo status --json`` says."""
         done = subprocess.run(
@@ -257,6 +269,18 @@ class Lentigo:
     def dicom_port(self) -> int:
         """The listener's port."""
         return self.instance.dicom_port
+
+
+def _wrong_clock(offset: str) -> dict[str, str]:
+    """Return the environment that moves the clock of a program (libfaketime)."""
+    (library,) = list(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))[:1]
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME": offset,
+        # A host whose clock is set goes on counting: only the time of day jumps.
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ _PACKAGES = {
     "chromedriver": "chromium-driver",
     "chromium": "chromium",
     "dciodvfy": "dicom3tools",
+    "faketime": "faketime",
     "npm": "npm",
     "pdftotext": "poppler-utils",
     "postgres": "postgresql",
