@@ -22,8 +22,8 @@ from gateway.rules.plan import Plan
 from gateway.rules.ruleset import RuleSet, StudyFacts
 from gateway.store import states
 from gateway.store.engine import Clock, reading, utc_now, writing
-from gateway.store.study_holds import hold_study
 from gateway.store.own_results import OWN_TAGS, Doubtful, are_made_of_ours
+from gateway.store.study_holds import hold_study
 from gateway.store.tables import (
     AssociationEnd,
     Document,

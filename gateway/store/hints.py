@@ -6,21 +6,28 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Engine, and_, or_, select, update
+from sqlalchemy import Engine, and_, func, or_, select, update
 
 from gateway.store import states
 from gateway.store.engine import Clock, reading, utc_now, writing
-from gateway.store.tables import Generation, WorkItem
+from gateway.store.tables import Generation, Study, WorkItem
 from gateway.store.values import Hint
 
 
 def is_due(now: dt.datetime) -> Any:
-    """Condition: the work item is not finished, is due, and nobody holds it."""
+    """Condition: the work item is not finished, is due, and neither it nor its study is held."""
+    held = select(Study.id).where(Study.held_at.is_not(None))
     return and_(
         WorkItem.state.in_([states.UPS_SCHEDULED, states.UPS_IN_PROGRESS]),
         WorkItem.next_attempt_at <= now,
         or_(WorkItem.lease_token.is_(None), WorkItem.lease_expires_at < now),
+        WorkItem.study_id.not_in(held),
     )
+
+
+def in_order_of_claims() -> tuple[Any, Any]:
+    """Order of work items: the rank they were given, then their age."""
+    return func.coalesce(WorkItem.rank_at, WorkItem.created_at), WorkItem.id
 
 
 class HintBoard:
@@ -37,7 +44,12 @@ class HintBoard:
         with reading(self._engine) as connection:
             generations = connection.execute(
                 select(Generation.id)
-                .where(Generation.state == states.CLOSED, Generation.next_attempt_at <= now)
+                .join(Study, Generation.study_id == Study.id)
+                .where(
+                    Generation.state == states.CLOSED,
+                    Generation.next_attempt_at <= now,
+                    Study.held_at.is_(None),
+                )
                 .order_by(Generation.id)
                 .limit(limit)
             ).scalars()
@@ -45,7 +57,7 @@ class HintBoard:
             items = connection.execute(
                 select(WorkItem.id, WorkItem.step, WorkItem.analysis, WorkItem.priority)
                 .where(is_due(now), or_(WorkItem.hinted_at.is_(None), WorkItem.hinted_at <= stale))
-                .order_by(WorkItem.priority.desc(), WorkItem.id)
+                .order_by(*in_order_of_claims())
                 .limit(limit)
             )
             hints += [

@@ -10,21 +10,22 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 
 from gateway.errors import LeaseLost
 from gateway.store import states
-from gateway.store.engine import writing
-from gateway.store.hints import HintBoard, is_due
+from gateway.store.engine import reading, writing
+from gateway.store.hints import HintBoard, in_order_of_claims, is_due
 from gateway.store.routing import load_generation
 from gateway.store.tables import WorkItem
 from gateway.store.values import Claim
 
 MAX_CRASHES = 5
 """Workers that may die at one step of one work item before it is set aside."""
+_CANDIDATES = 8  # others may take the first ones while we look
 _TURN_S = 2.0  # until a work item that found no free place is announced again
 NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None}
 """Columns of a work item that nobody holds."""
@@ -32,6 +33,68 @@ NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None}
 
 class LeaseDesk(HintBoard):
     """Gives work items out, takes them back, and ends them."""
+
+    def claim_next(
+        self,
+        hinted_id: int,
+        *,
+        owner: str,
+        lease_s: float,
+        analyses: Collection[str],
+        at_most: Mapping[str, int] | None = None,
+    ) -> Claim | None:
+        """Take the foremost work item that is due at the step of a hinted one.
+
+        A hint says that there is work; which comes first is decided here, by rank, so that what is
+        urgent overtakes the hints that lie before its own in the broker. Nothing starves: the rank
+        is a moment, later by a bounded span for what is less urgent.
+
+        Parameters
+        ----------
+        hinted_id
+            What the broker named; it tells the step.
+        owner, lease_s, at_most
+            As for ``claim``.
+        analyses
+            Those that this worker may analyse; delivering is open to all.
+        """
+        now = self._clock()
+        full = self._full(at_most, now)
+        with reading(self._engine) as connection:
+            step = connection.execute(
+                select(WorkItem.step).where(WorkItem.id == hinted_id)
+            ).scalar()
+            if step is None:
+                return None
+            query = select(WorkItem.id).where(is_due(now), WorkItem.step == step)
+            if step == states.ANALYSE:
+                open_to = [name for name in analyses if name not in full]
+                query = query.where(WorkItem.analysis.in_(open_to))
+            candidates = list(
+                connection.execute(query.order_by(*in_order_of_claims()).limit(_CANDIDATES))
+                .scalars()
+                .all()
+            )
+        # The hinted one goes last: a claim puts it off where its analysis has no free place.
+        for work_item_id in (*candidates, *({hinted_id} - set(candidates))):
+            claim = self.claim(work_item_id, owner=owner, lease_s=lease_s, at_most=at_most)
+            if claim is not None:
+                return claim
+        return None
+
+    def _full(self, at_most: Mapping[str, int] | None, now: dt.datetime) -> list[str]:
+        """Return the analyses of which as many run as may."""
+        with reading(self._engine) as connection:
+            running = connection.execute(
+                select(WorkItem.analysis, func.count())
+                .where(
+                    WorkItem.step == states.ANALYSE,
+                    WorkItem.state == states.UPS_IN_PROGRESS,
+                    WorkItem.lease_expires_at >= now,
+                )
+                .group_by(WorkItem.analysis)
+            ).all()
+        return [name for name, count in running if count >= (at_most or {}).get(name, count + 1)]
 
     def claim(
         self,

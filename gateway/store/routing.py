@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from gateway.faults import failpoint
+from gateway.rules.plan import HANDICAP_S, Plan, urgency_of
 from gateway.store import states
 from gateway.store.engine import Clock, reading, utc_now, writing
 from gateway.store.lesions import lesion_columns, with_earlier
 from gateway.store.retention import PURGED_INPUT, purged_instances
-from gateway.store.tables import Generation, Identity, Instance, WorkItem
+from gateway.store.tables import Generation, Identity, Instance, Study, WorkItem
 from gateway.store.values import GenerationRow, InstanceRow, Scheduled
+
+_PRIORITY_STEP_S = 5.0
 
 
 def load_generation(connection: Connection, generation_id: int) -> GenerationRow:
@@ -45,6 +49,8 @@ def load_generation(connection: Connection, generation_id: int) -> GenerationRow
         study_id=generation.study_id,
         number=generation.number,
         closed_at=generation.closed_at,
+        attempts=generation.attempts,
+        plan=Plan.from_json(generation.plan) if generation.plan is not None else Plan(),
         instances=with_earlier(
             connection,
             generation.study_id,
@@ -114,12 +120,13 @@ class RoutingLedger:
                     next_attempt_at=None,
                     reason="" if scheduled else reason,
                 )
-                .returning(Generation.study_id, Generation.number)
+                .returning(Generation.study_id, Generation.number, Generation.plan)
             ).first()
             if routed is None:
                 return []
+            urgency = _urgency(connection, routed)
             ids = [
-                self._schedule(connection, routed.study_id, generation_id, item, now)
+                self._schedule(connection, routed.study_id, generation_id, item, urgency, now)
                 for item in scheduled
             ]
             for analysis, why in (left_out or {}).items():
@@ -158,6 +165,7 @@ class RoutingLedger:
         study_id: int,
         generation_id: int,
         item: Scheduled,
+        urgency: str,
         now: dt.datetime,
     ) -> int:
         work_item_id = connection.execute(
@@ -170,6 +178,8 @@ class RoutingLedger:
                 state=states.UPS_SCHEDULED,
                 step=states.ANALYSE,
                 priority=item.priority,
+                urgency=urgency,
+                rank_at=rank_of(now, urgency, item.priority),
                 next_attempt_at=now,
                 # The router tells the broker itself, right after the commit.
                 hinted_at=now,
@@ -191,6 +201,7 @@ class RoutingLedger:
             work_item_id=work_item_id,
             analysis=item.analysis,
             reason=item.reason,
+            urgency=urgency,
         )
         return int(work_item_id)
 
@@ -223,3 +234,36 @@ class RoutingLedger:
                 retry_in_s=round(delay_s, 1),
             )
             states.refresh_study(connection, postponed.study_id, now)
+
+
+def rank_of(moment: dt.datetime, urgency: str, priority: int) -> dt.datetime:
+    """Return the place of work in the order of claims, as a moment.
+
+    Work is overtaken only by what comes less than its handicap later, so nothing starves, however
+    much urgent work comes.
+
+    Parameters
+    ----------
+    moment
+        When the work was made.
+    urgency
+        Of the study: it counts in minutes.
+    priority
+        Of the analysis, 0 to 9, higher first: it counts in seconds.
+
+    Examples
+    --------
+    >>> noon = dt.datetime(2026, 3, 1, 12, 0)
+    >>> rank_of(noon, "urgent", 9) < rank_of(noon, "routine", 9) < rank_of(noon, "low", 9)
+    True
+    """
+    handicap_s = HANDICAP_S[urgency_of(urgency)] + _PRIORITY_STEP_S * (9 - min(max(priority, 0), 9))
+    return moment + dt.timedelta(seconds=handicap_s)
+
+
+def _urgency(connection: Connection, routed: Any) -> str:
+    """Return what a person said of the study, else what the rules said of its generation."""
+    by_hand = connection.execute(
+        select(Study.urgency).where(Study.id == routed.study_id)
+    ).scalar_one()
+    return urgency_of(by_hand or str((routed.plan or {}).get("urgency", "")))

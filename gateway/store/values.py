@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass, field
 
+from gateway.rules.plan import Plan
+
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceRow:
@@ -49,6 +51,10 @@ class GenerationRow:
     number: int
     closed_at: dt.datetime
     instances: tuple[InstanceRow, ...]
+    attempts: int = 0
+    """Attempts at routing that failed."""
+    plan: Plan = field(default_factory=Plan)
+    """What the rules decided for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
