@@ -102,36 +102,38 @@ def _is_held(study_uid: ColumnElement[str] | InstrumentedAttribute[str]) -> Cond
 
 def _is_settled() -> Condition:
     """Whether nothing of the study is under way, held, or being compared with."""
-    own = aliased(Identity)
-    other = aliased(Identity)
-    active = aliased(Study)
+    # Aliases throughout: the query around may name the same tables.
+    own, other, active = aliased(Identity), aliased(Identity), aliased(Study)
+    generation, item = aliased(Generation), aliased(WorkItem)
     is_compared = (
         exists()
         .where(own.study_id == Study.id, own.patient_key != "")
         .where(other.patient_key == own.patient_key, other.study_id == active.id)
         .where(active.id != Study.id, active.state.not_in(states.FINAL_STATES))
     )
+    is_open = exists().where(generation.study_id == Study.id, generation.state != states.ROUTED)
+    is_worked_on = exists().where(item.study_id == Study.id, item.state.not_in(states.UPS_FINAL))
     return and_(
         Study.state.in_(states.FINAL_STATES),
         Study.held_at.is_(None),
         not_(_is_held(Study.study_instance_uid)),
-        not_(exists().where(Generation.study_id == Study.id, Generation.state != states.ROUTED)),
-        not_(
-            exists().where(WorkItem.study_id == Study.id, WorkItem.state.not_in(states.UPS_FINAL))
-        ),
+        not_(is_open),
+        not_(is_worked_on),
         not_(is_compared),
     )
 
 
 def _is_confirmed() -> Condition:
     """Whether a PACS has confirmed every result, or there is nothing that was ours to analyse."""
+    delivery, made, item = aliased(Delivery), aliased(ResultObject), aliased(WorkItem)
+    instance = aliased(Instance)
     is_open = (
         exists()
-        .where(Delivery.result_object_id == ResultObject.id)
-        .where(ResultObject.work_item_id == WorkItem.id, WorkItem.study_id == Study.id)
-        .where(or_(Delivery.state != "CONFIRMED", Delivery.destination == FOLDER))
+        .where(delivery.result_object_id == made.id)
+        .where(made.work_item_id == item.id, item.study_id == Study.id)
+        .where(or_(delivery.state != "CONFIRMED", delivery.destination == FOLDER))
     )
-    is_ours = exists().where(Instance.study_id == Study.id, Instance.disposition == "accepted")
+    is_ours = exists().where(instance.study_id == Study.id, instance.disposition == "accepted")
     return or_(not_(is_ours), and_(Study.state == states.COMPLETED, not_(is_open)))
 
 

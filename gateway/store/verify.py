@@ -151,7 +151,9 @@ def check_received(subject: Subject) -> Finding:
         "restore the file from backup or send the instance again; then check the disk",
     )
     for table in (Instance, Document):
-        statement = select(table.id, table.path, table.size_bytes, table.sha256)
+        statement = select(table.id, table.path, table.size_bytes, table.sha256).where(
+            table.purged_at.is_(None)  # retention has given it up, on purpose
+        )
         for row in _rows(subject, statement):
             problem = _file_problem(subject, subject.spool / row.path, row.size_bytes, row.sha256)
             tally.see(problem and f"{table.__tablename__} {row.id}: {problem} ({row.path})")
@@ -166,7 +168,7 @@ def check_results(subject: Subject) -> Finding:
     )
     statement = select(
         ResultObject.id, ResultObject.path, ResultObject.size_bytes, ResultObject.sha256
-    )
+    ).where(ResultObject.purged_at.is_(None))
     for row in _rows(subject, statement):
         problem = _file_problem(subject, subject.results / row.path, row.size_bytes, row.sha256)
         tally.see(problem and f"result object {row.id}: {problem} ({row.path})")
