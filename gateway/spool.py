@@ -1,13 +1,15 @@
-"""Received instances on disk: written to ``incoming/``, made durable, renamed into ``instances/``.
+"""Received instances on disk: written to ``incoming/``, named in ``instances/``, made durable.
 
     <root>/incoming/<random>.part       being received; swept at start when nobody holds them
     <root>/instances/ab/<sha256>.dcm    complete, durable, named by content
     <root>/quarantine/ab/<sha256>.dcm   complete bytes that were refused, with <sha256>.txt: why
     <root>/documents/ab/<sha256>.bin    small files that the site sent for a study
 
-A file under ``instances/`` is complete and on disk: the bytes are synced before the rename, the
-folder after it. Whether an instance is known is for the record to say, not for the presence of a
-file.
+    <root>/journal/<random>.journal     bytes of small instances whose files are not synced yet
+
+What ``keep`` returns is on the disk: bytes and names synced, or the bytes in the journal. A file
+under ``instances/`` may be one that was never acknowledged: whether an instance is known is for
+the record to say, not for the presence of a file.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from pathlib import Path, PurePosixPath
 
 from gateway.errors import SpoolError, SpoolFull
 from gateway.faults import failpoint
+from gateway.journal import MAX_RECORD_BYTES, Journal
+from gateway.spool_files import SpoolFiles, sync_folder
 
 _NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _FILE_MODE = 0o600  # received instances are personal data: for this account only
@@ -64,15 +68,21 @@ class IncomingFile:
     def __init__(self, path: Path, descriptor: int, spool: Spool) -> None:
         self.path = path
         self.size_bytes = 0
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         self._spool = spool
         self._digest = hashlib.sha256()
         self._check_at = _CHECK_EVERY_BYTES
+        self._pending: bytearray | None = bytearray()
 
     @property
     def sha256(self) -> str:
         """Digest of what was written so far, in hexadecimal."""
         return self._digest.hexdigest()
+
+    @property
+    def content(self) -> bytearray | None:
+        """All bytes of a small file; None of one that has outgrown memory."""
+        return self._pending
 
     def write(self, data: bytes | memoryview) -> None:
         """Append ``data``.
@@ -84,28 +94,43 @@ class IncomingFile:
         SpoolError
             The disk fails otherwise.
         """
-        view = memoryview(data)
-        self._digest.update(view)
+        self._digest.update(data)
         with _translated("writing a received instance"):
             failpoint("spool.write")
-            while view:
-                written = os.write(self._descriptor, view)
-                self.size_bytes += written
-                view = view[written:]
+            if self._pending is None:
+                self._write(data)
+            else:
+                self._pending += data
+                if len(self._pending) > MAX_RECORD_BYTES:
+                    self._write(self._pending)
+                    self._pending = None
+        self.size_bytes += len(data)
         if self.size_bytes >= self._check_at:
             self._check_at = self.size_bytes + _CHECK_EVERY_BYTES
             self._spool.check_room()
+
+    def flush(self) -> None:
+        """Bring what is in memory to the file; once, when all is written."""
+        if self._pending is not None:
+            with _translated("writing a received instance"):
+                self._write(self._pending)
+
+    def _write(self, data: bytes | bytearray | memoryview) -> None:
+        with memoryview(data) as view:
+            written = 0
+            while written < len(view):
+                written += os.write(self.descriptor, view[written:])
 
     def sync(self) -> None:
         """Bring the bytes to the disk."""
         with _translated("syncing a received instance"):
             failpoint("spool.sync")
-            os.fsync(self._descriptor)
+            os.fsync(self.descriptor)
 
     def close(self) -> None:
         """Let go of the file; it is swept at the next start unless it was kept."""
-        if self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1
+        if self.descriptor >= 0:
+            descriptor, self.descriptor = self.descriptor, -1
             os.close(descriptor)
 
     def discard(self) -> None:
@@ -133,6 +158,7 @@ class Spool:
         self.quarantine_folder = root / "quarantine"
         self.documents = root / "documents"
         self._reserve_bytes = reserve_bytes
+        self._journal: Journal | None = None
 
     def prepare(self) -> int:
         """Make the folders and sweep what interrupted receptions left; return how many.
@@ -153,11 +179,34 @@ class Spool:
                 self.documents,
             ):
                 folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-            _sync_folder(self.root)
+            sync_folder(self.root)
             return sum(_remove_if_orphan(path) for path in self.incoming.glob("*.part"))
 
+    def open_journal(self) -> int:
+        """Restore what a crash left in the journal, and use it from now on.
+
+        For a process that receives many instances. Without it every file is synced for itself.
+
+        Returns
+        -------
+        How many files were restored.
+
+        Raises
+        ------
+        SpoolError
+            Something was left that cannot be restored.
+        """
+        journal = Journal(self.root / "journal", SpoolFiles(self.instances, self.incoming))
+        with _translated("restoring instances from the journal"):
+            restored = journal.open()
+        self._journal = journal
+        return restored
+
     def close(self) -> None:
-        """Let go of what was opened on the way; the spool can be used again."""
+        """Settle the journal and let go of it."""
+        if self._journal is not None:
+            journal, self._journal = self._journal, None
+            journal.close()
 
     def check_room(self) -> None:
         """Raise ``SpoolFull`` when less than the reserve is free."""
@@ -239,32 +288,48 @@ class Spool:
     def _keep(self, incoming: IncomingFile, folder: Path, suffix: str = ".dcm") -> StoredFile:
         sha256 = incoming.sha256
         target = folder / sha256[:2] / f"{sha256}{suffix}"
-        incoming.sync()
+        incoming.flush()
         with _translated("keeping a received instance"):
+            failpoint("spool.rename")
             if not target.parent.is_dir():
                 target.parent.mkdir(mode=_FOLDER_MODE, exist_ok=True)
-                _sync_folder(folder)
-            failpoint("spool.rename")
-            incoming.path.rename(target)
-            failpoint("spool.folder_sync")
-            _sync_folder(target.parent)
-        failpoint("spool.kept")
+                sync_folder(folder)
+            is_named = _name(incoming.path, target)
+        if not (is_named and folder == self.instances and self._journalled(incoming)):
+            incoming.sync()
+            with _translated("keeping a received instance"):
+                if not is_named:
+                    incoming.path.rename(target)
+                failpoint("spool.folder_sync")
+                sync_folder(target.parent)
         incoming.close()
+        failpoint("spool.kept")
         return StoredFile(
             relative_path=PurePosixPath(target.relative_to(self.root)),
             sha256=sha256,
             size_bytes=incoming.size_bytes,
-            path=target,
         )
 
+    def _journalled(self, incoming: IncomingFile) -> bool:
+        """Return whether the journal has taken a file, which then needs no sync of its own."""
+        if self._journal is None or incoming.content is None:
+            return False
+        return self._journal.append(incoming.sha256, incoming.content)
 
-def _sync_folder(folder: Path) -> None:
-    """Bring the names in ``folder`` to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+def _name(path: Path, target: Path) -> bool:
+    """Give a file its final name before it is synced, which saves a commit of the file system.
+
+    Returns False when the name is taken, by the same bytes as a rule: they may have been
+    acknowledged, so that only bytes on the disk may take their place. Also False where the file
+    system knows no second names.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.link(path, target)
+    except OSError:
+        return False
+    path.unlink()
+    return True
 
 
 def _remove_if_orphan(path: Path) -> bool:

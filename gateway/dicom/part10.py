@@ -8,13 +8,16 @@ gigabytes costs a few megabytes. Whether the instance is wanted is for
 from __future__ import annotations
 
 import re
+import tempfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import IO, Literal
 
 from gateway.dicom.elements import (
+    EXPLICIT_LITTLE,
     ITEM,
     ByteSource,
     Element,
@@ -27,11 +30,15 @@ from gateway.dicom.text import codecs_of, decode_text
 from gateway.errors import InstanceError, MissingIdentity, Truncated, Unreadable
 from gateway.listener.acceptance import (
     ACCEPTED_SOP_CLASSES,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    DEFLATED_SYNTAXES,
     NATIVE_SYNTAXES,
 )
 
 _MAX_VALUE_BYTES = 4096
 _MAX_ITEM_BYTES = 64 * 1024
+_INFLATE_BYTES = 256 * 1024
+_MAX_INFLATED_BYTES = 512 * 1024 * 1024  # what deflates a thousandfold is no image but a bomb
 
 _SOP_CLASS_UID = 0x00080016
 _SOP_INSTANCE_UID = 0x00080018
@@ -173,13 +180,65 @@ def inspect(path: Path) -> InstanceHeader:
         A SOP Class, SOP Instance, Study or Series Instance UID is absent or invalid.
     """
     with path.open("rb") as file:
-        source = ByteSource(file.fileno())
-        meta = read_meta(source)
+        return _inspect(ByteSource(file.fileno()), path.parent)
+
+
+def inspect_bytes(content: bytes) -> InstanceHeader:
+    """Return the header of a DICOM file that is in memory; as ``inspect``."""
+    return _inspect(_Memory(content), None)
+
+
+class _Memory(ByteSource):
+    """A file in memory."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.size = len(content)
+
+    def peek(self, offset: int, count: int) -> bytes:
+        return self._content[offset : offset + count]
+
+    def read_exactly(self, offset: int, count: int) -> bytes:
+        data = self._content[offset : offset + count]
+        if len(data) < count:
+            raise Truncated(f"ends at byte {self.size}, inside an item")
+        return data
+
+
+def _inspect(source: ByteSource, folder: Path | None) -> InstanceHeader:
+    meta = read_meta(source)
+    if meta.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        with tempfile.TemporaryFile(dir=folder) as inflated:
+            _inflate(source, meta.data_set_offset, inflated)
+            survey = _survey(ByteSource(inflated.fileno()), 0, EXPLICIT_LITTLE)
+    else:
         encoding = encoding_of(meta.transfer_syntax_uid)
         survey = _survey(source, meta.data_set_offset, encoding)
     header = _header(survey, meta)
     _check_pixel_data(survey, header)
     return header
+
+
+def _inflate(source: ByteSource, start: int, into: IO[bytes]) -> None:
+    """Inflate a deflated data set (PS3.5 A.5), at most so much of it as is worth a look."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    position, written = start, 0
+    while not inflater.eof:
+        chunk = inflater.unconsumed_tail
+        if not chunk:
+            chunk = source.peek(position, _INFLATE_BYTES)
+            position += len(chunk)
+        if not chunk:
+            raise Truncated("the deflated data set ends before its end")
+        try:
+            data = inflater.decompress(chunk, _INFLATE_BYTES)
+        except zlib.error as exc:
+            raise Unreadable("not a deflated data set") from exc
+        written += len(data)
+        if written > _MAX_INFLATED_BYTES:
+            raise Unreadable(f"a deflated data set of more than {_MAX_INFLATED_BYTES} bytes")
+        into.write(data)
+    into.flush()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,7 +378,7 @@ def _check_pixel_data(survey: _Survey, header: InstanceHeader) -> None:
         if header.sop_class_uid == _ENCAPSULATED_PDF and not survey.has_document:
             raise Truncated("an encapsulated document without the document")
         return
-    is_native = header.transfer_syntax_uid in NATIVE_SYNTAXES
+    is_native = header.transfer_syntax_uid in (*NATIVE_SYNTAXES, *DEFLATED_SYNTAXES)
     if survey.pixel_data.length is not None:
         if not is_native and survey.pixel_data.tag == _PIXEL_DATA:
             raise Unreadable("native pixel data in a compressed transfer syntax")  # PS3.5 A.4

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.dicom.part10 import InstanceHeader, inspect
+from gateway.dicom.part10 import InstanceHeader, inspect, inspect_bytes
 from gateway.errors import (
     GatewayError,
     InstanceError,
@@ -123,7 +123,8 @@ class InstanceFiler:
 
     def _inspect(self, received: IncomingFile) -> InstanceHeader:
         try:
-            return inspect(received.path)
+            content = received.content
+            return inspect(received.path) if content is None else inspect_bytes(bytes(content))
         except OSError as exc:
             raise SpoolError(f"reading back a received instance: {exc.strerror}") from exc
 

@@ -159,6 +159,7 @@ class Listener:
             if settings.tls_port is not None:
                 doors.append((self._bind(settings.tls_port, "TLS_PORT"), True))
                 stack.callback(doors[1][0].close)
+            restored = self._spool.open_journal()
             stack.pop_all()
         self._doors = [door for door, _ in doors]
         self._ports = [int(door.getsockname()[1]) for door in self._doors]
@@ -170,7 +171,12 @@ class Listener:
             thread.start()
         log.info(
             "the listener is ready",
-            extra={"action": "listener.ready", "port": self.port, "swept": swept},
+            extra={
+                "action": "listener.ready",
+                "port": self.port,
+                "swept": swept,
+                "restored": restored,
+            },
         )
 
     def stop(self, grace_s: float = 10.0) -> None:

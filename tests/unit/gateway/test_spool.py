@@ -109,16 +109,30 @@ class Trace:
         monkeypatch.setattr(Path, "rename", rename)
 
 
-def test_bytes_are_synced_before_the_rename_and_the_folder_after_it(
+def kept(spool: Spool) -> None:
+    incoming = spool.begin()
+    incoming.write(CONTENT)
+    spool.keep(incoming)
+
+
+def test_bytes_and_names_are_synced_before_a_file_is_kept(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace = Trace(monkeypatch)
-    for _ in range(2):  # the first one makes its folder, whose name must last too
-        incoming = spool.begin()
-        incoming.write(CONTENT)
-        spool.keep(incoming)
-    keeping = ["rename", "fsync folder"]
-    assert trace.calls == ["fsync file", "fsync folder", *keeping, "fsync file", *keeping]
+    incoming = spool.begin()
+    incoming.write(CONTENT)
+    spool.keep(incoming)
+    # The first one makes its folder, whose name must last too.
+    assert trace.calls == ["fsync folder", "fsync file", "fsync folder"]
+
+
+def test_only_synced_bytes_take_the_place_of_the_same_that_were_kept(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept(spool)
+    trace = Trace(monkeypatch)
+    kept(spool)
+    assert trace.calls == ["fsync file", "rename", "fsync folder"]
 
 
 @pytest.mark.parametrize(

@@ -236,7 +236,7 @@ def test_a_missing_or_invalid_study_uid_is_told(tmp_path: Path, value: str | Non
         (bytes(128) + b"DICM", "Transfer Syntax"),
         (bytes(128) + b"DICM" + os.urandom(3), "Transfer Syntax"),
         (encode_file_meta(sop_class_uid="1", sop_instance_uid="1", transfer_syntax_uid=""), "Tra"),
-        (raw_file(b"", "1.2.840.10008.1.2.1.99"), "deflated"),
+        (raw_file(b"\xff" * 8, "1.2.840.10008.1.2.1.99"), "deflated"),
     ],
 )
 def test_what_is_no_dicom_file_is_unreadable(tmp_path: Path, content: bytes, reason: str) -> None:

@@ -99,6 +99,8 @@ def test_every_instance_error_answers_with_a_status_of_the_table() -> None:
         StoreStatus.MISSING_IDENTITY,
         StoreStatus.SOP_CLASS_MISMATCH,
         StoreStatus.SOP_INSTANCE_MISMATCH,
+        StoreStatus.SOP_CLASS_NOT_SUPPORTED,
+        StoreStatus.TOO_LARGE,
     }
 
 

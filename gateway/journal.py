@@ -1,0 +1,436 @@
+"""The journal of the spool: bytes of small instances, durable before their own files are.
+
+A file of its own costs two commits of the file system's journal (its inode, its name), and these
+wait for whatever else the disk is doing. Here an instance costs one write into space that is
+allocated already. Its file is written too, at once and without waiting; it is brought to the disk
+later, many at a time, and only then is the space used again. What a crash leaves in the journal
+and not on the disk is restored at the next start.
+
+    segment   header page | record | record | ...     records start at multiples of a page
+    record    magic, CRC of the header, epoch, length, SHA-256 of the bytes | bytes
+
+A record belongs to its segment while its epoch is the segment's; raising that empties the segment.
+The journal is an optimisation: whenever it cannot take an instance it says so, and the spool syncs
+the file itself. It is made only once many instances have come.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import struct
+import threading
+import time
+import uuid
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from gateway.spool_files import sync_folder
+
+log = logging.getLogger(__name__)
+
+MAX_RECORD_BYTES = 2 * 1024 * 1024
+"""Longer instances have a file of their own at once: the second write would cost more."""
+
+_PAGE_BYTES = 4096
+_SEGMENT_BYTES = 16 * 1024 * 1024
+_SEGMENTS = 4
+_SETTLE_AFTER_S = 5.0
+_RETRY_S = 5.0
+_WORTH_IT_AFTER = 16
+_FILE_MODE = 0o600
+
+_MAGIC = b"LentigoJ"
+_RECORD_MAGIC = b"LREC"
+_SEGMENT_HEADER = struct.Struct("<8sQI")  # magic, epoch, CRC of both
+_RECORD_HEADER = struct.Struct("<4sIQQ32s")  # magic, CRC of what follows, epoch, length, SHA-256
+_RECORD_BODY = struct.Struct("<QQ32s")
+
+
+class JournalledFiles(Protocol):
+    """The files that a journal stands for, by the digest of their bytes."""
+
+    def settle(self, digests: list[str]) -> list[str]:
+        """Bring files to the disk; return those that failed. One that is gone was removed."""
+        ...
+
+    def is_whole(self, digest: str) -> bool:
+        """Return whether a file is there with the bytes of its digest."""
+        ...
+
+    def restore(self, digest: str, data: bytes) -> None:
+        """Write a file again, durably; raises ``OSError``."""
+        ...
+
+
+@dataclass(eq=False, kw_only=True)
+class _Segment:
+    path: Path
+    descriptor: int
+    epoch: int
+    position: int = _PAGE_BYTES
+    digests: list[str] = field(default_factory=list)
+    oldest: float = 0.0
+    writers: int = 0
+
+
+class Journal:
+    """The journal of one process; a second process takes other files.
+
+    Parameters
+    ----------
+    folder
+        Its folder, on the file system of the spool.
+    files
+        What it stands for.
+    segment_bytes
+        Length of each segment.
+    settle_after_s
+        Age at which a segment is emptied that is not full.
+    worth_it_after
+        Instances after which the segments are made.
+
+    Notes
+    -----
+    Threads that append at the same time share one sync.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        files: JournalledFiles,
+        *,
+        segment_bytes: int = _SEGMENT_BYTES,
+        settle_after_s: float = _SETTLE_AFTER_S,
+        worth_it_after: int = _WORTH_IT_AFTER,
+    ) -> None:
+        self._folder = folder
+        self._files = files
+        self._missing_segments = _SEGMENTS
+        self._wishes_left = worth_it_after
+        self._segment_bytes = segment_bytes
+        self._settle_after_s = settle_after_s
+        self._changed = threading.Condition()
+        self._clean: deque[_Segment] = deque()
+        self._dirty: deque[_Segment] = deque()
+        self._active: _Segment | None = None
+        self._appended = 0
+        self._synced = 0
+        self._is_syncing = False
+        self._is_broken = False
+        self._is_closing = False
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> int:
+        """Restore what former processes left; return how many files were restored.
+
+        Raises
+        ------
+        OSError
+            A segment or a file cannot be read or written.
+        """
+        restored = 0
+        for path in sorted(self._folder.glob("*.journal")):
+            descriptor = _locked(path, os.O_RDWR)
+            if descriptor is None:
+                continue  # another process's
+            segment = _Segment(path=path, descriptor=descriptor, epoch=_epoch(descriptor))
+            restored += self._recover(segment)
+            if os.fstat(descriptor).st_size == self._segment_bytes and self._missing_segments:
+                self._reset(segment)
+                self._clean.append(segment)
+                self._missing_segments -= 1
+            else:
+                path.unlink()
+                os.close(descriptor)
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+        return restored
+
+    def append(self, sha256: str, data: bytes | bytearray | memoryview) -> bool:
+        """Make bytes durable; return False when the journal cannot, and nothing is promised.
+
+        Their file must be there with all its bytes, though not synced: a segment may be settled
+        as soon as this returns.
+        """
+        if len(data) > MAX_RECORD_BYTES:
+            return False
+        place = self._reserve(sha256, len(data))
+        if place is None:
+            return False
+        segment, position = place
+        body = _RECORD_BODY.pack(segment.epoch, len(data), bytes.fromhex(sha256))
+        header = _RECORD_MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+        try:
+            if os.pwritev(segment.descriptor, (header, data), position) != len(header) + len(data):
+                raise OSError("a short write")
+            with self._changed:
+                self._appended += 1
+                mine = self._appended
+            self._sync(segment, mine)
+        except OSError as exc:
+            self._break(exc)
+            return False
+        finally:
+            with self._changed:
+                segment.writers -= 1
+                self._changed.notify_all()
+        return not self._is_broken
+
+    def close(self) -> None:
+        """Settle everything and let go of the files."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        for segment in (*self._clean, *self._dirty, *((self._active,) if self._active else ())):
+            os.close(segment.descriptor)
+        self._clean.clear()
+        self._dirty.clear()
+        self._active = None
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def _reserve(self, sha256: str, length: int) -> tuple[_Segment, int] | None:
+        """Return where a record goes."""
+        pages = -(-(_RECORD_HEADER.size + length) // _PAGE_BYTES)
+        with self._changed:
+            if self._is_broken or self._is_closing:
+                return None
+            segment = self._active
+            if segment is not None and (
+                segment.position + pages * _PAGE_BYTES > self._segment_bytes
+            ):
+                self._retire(segment)
+                segment = None
+            if segment is None:
+                if not self._clean:
+                    self._wish()
+                    return None
+                segment = self._active = self._clean.popleft()
+            position = segment.position
+            segment.position += pages * _PAGE_BYTES
+            if not segment.digests:
+                segment.oldest = time.monotonic()
+                self._changed.notify_all()
+            segment.digests.append(sha256)
+            segment.writers += 1
+            return segment, position
+
+    def _wish(self) -> None:
+        """Note that an instance found no room; many of them make it worth it."""
+        if self._missing_segments and self._wishes_left:
+            self._wishes_left -= 1
+            if not self._wishes_left:
+                self._changed.notify_all()
+
+    def _retire(self, segment: _Segment) -> None:
+        self._active = None
+        self._dirty.append(segment)
+        self._changed.notify_all()
+
+    def _sync(self, segment: _Segment, mine: int) -> None:
+        """Return once the ``mine``-th append is on the disk; one thread syncs for all."""
+        while True:
+            with self._changed:
+                while self._is_syncing and self._synced < mine and not self._is_broken:
+                    self._changed.wait()
+                if self._synced >= mine or self._is_broken:
+                    return
+                self._is_syncing = True
+                upto = self._appended
+                # At the turn of a segment appends of two are under way.
+                segments = {each for each in (self._active, *self._dirty, segment) if each}
+            is_synced = False
+            try:
+                for each in segments:
+                    if each.writers:
+                        os.fdatasync(each.descriptor)
+                is_synced = True
+            finally:
+                with self._changed:
+                    self._is_syncing = False
+                    if is_synced:
+                        self._synced = max(self._synced, upto)
+                    else:
+                        self._is_broken = True  # at once: a second sync might seem to succeed
+                    self._changed.notify_all()
+
+    def _break(self, error: OSError) -> None:
+        """Take nothing more: after a failed sync nobody knows what is on the disk."""
+        with self._changed:
+            self._is_broken = True
+            self._changed.notify_all()
+        log.error(
+            "the journal of the spool cannot be written; files are synced one by one",
+            extra={"action": "journal.broken", "error": error.strerror or str(error)},
+        )
+
+    # -- settling ---------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        """Make segments, and empty those that are full or old, until the journal is closed."""
+        while True:
+            task = self._next_task()
+            if task is None:
+                return
+            if not task():
+                with self._changed:
+                    if self._is_closing:
+                        return
+                    self._changed.wait(_RETRY_S)
+
+    def _next_task(self) -> Callable[[], bool] | None:
+        with self._changed:
+            while True:
+                if self._dirty and not self._dirty[0].writers:
+                    return self._empty_oldest
+                if self._missing_segments and not self._wishes_left and not self._is_closing:
+                    return self._make_segment
+                timeout_s = self._retire_if_old()
+                if timeout_s == 0:
+                    continue
+                if self._is_closing and not self._dirty:
+                    return None
+                self._changed.wait(timeout_s)
+
+    def _retire_if_old(self) -> float | None:
+        """Retire the active segment in its time; return the seconds until then."""
+        active = self._active
+        if active is None or not active.digests:
+            return None
+        age_s = time.monotonic() - active.oldest
+        if age_s < self._settle_after_s and not self._is_closing:
+            return self._settle_after_s - age_s
+        self._retire(active)
+        return 0
+
+    def _empty_oldest(self) -> bool:
+        """Settle a segment; return whether it may be written again."""
+        segment = self._dirty[0]
+        try:
+            self._settle(segment, segment.digests)
+            self._reset(segment)
+        except OSError as exc:
+            log.error(
+                "instances could not be brought from the journal to the disk; trying again",
+                extra={"action": "journal.unsettled", "error": exc.strerror},
+            )
+            return False
+        with self._changed:
+            self._dirty.popleft()
+            self._clean.append(segment)
+            self._changed.notify_all()
+        return True
+
+    def _settle(self, segment: _Segment, digests: list[str]) -> None:
+        failed = set(self._files.settle(digests))
+        for digest, data in _records(segment) if failed else ():
+            if digest in failed:
+                self._files.restore(digest, data)
+
+    # -- segments ---------------------------------------------------------------------------
+
+    def _make_segment(self) -> bool:
+        """Make a segment; its space is written once here, where nobody waits for it."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path = self._folder / f"{uuid.uuid4().hex}.journal"
+            descriptor = _locked(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            assert descriptor is not None
+            segment = _Segment(path=path, descriptor=descriptor, epoch=0)
+            try:
+                self._fill(segment)
+            except OSError:
+                path.unlink()
+                os.close(descriptor)
+                raise
+        except OSError as exc:
+            log.warning(
+                "no room for the journal of the spool; files are synced one by one",
+                extra={"action": "journal.unmade", "error": exc.strerror},
+            )
+            self._missing_segments = 0  # until the next start
+            return True
+        with self._changed:
+            self._missing_segments -= 1
+            self._clean.append(segment)
+        return True
+
+    def _fill(self, segment: _Segment) -> None:
+        zeros = bytes(64 * _PAGE_BYTES)
+        for position in range(0, self._segment_bytes, len(zeros)):
+            os.pwrite(segment.descriptor, zeros[: self._segment_bytes - position], position)
+        os.fsync(segment.descriptor)
+        sync_folder(self._folder)
+        self._reset(segment)
+
+    def _recover(self, segment: _Segment) -> int:
+        """Restore every instance of a segment whose file is not whole."""
+        whole: list[str] = []
+        restored = 0
+        for digest, data in _records(segment):
+            if self._files.is_whole(digest):
+                whole.append(digest)
+            else:
+                self._files.restore(digest, data)
+                restored += 1
+        self._settle(segment, whole)
+        return restored
+
+    def _reset(self, segment: _Segment) -> None:
+        """Empty a segment."""
+        start = struct.pack("<8sQ", _MAGIC, segment.epoch + 1)
+        os.pwrite(segment.descriptor, start + zlib.crc32(start).to_bytes(4, "little"), 0)
+        os.fdatasync(segment.descriptor)
+        segment.epoch += 1
+        segment.position = _PAGE_BYTES
+        segment.digests = []
+
+
+def _locked(path: Path, flags: int) -> int | None:
+    """Open and lock a segment; None when another process holds it."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, _FILE_MODE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _epoch(descriptor: int) -> int:
+    """Return the epoch of a segment; 0 for one that has none."""
+    header = os.pread(descriptor, _SEGMENT_HEADER.size, 0)
+    if len(header) < _SEGMENT_HEADER.size:
+        return 0
+    magic, epoch, crc = _SEGMENT_HEADER.unpack(header)
+    return int(epoch) if magic == _MAGIC and zlib.crc32(header[:16]) == crc else 0
+
+
+def _records(segment: _Segment) -> Iterator[tuple[str, bytes]]:
+    """Yield digest and bytes of each record that is whole."""
+    end = os.fstat(segment.descriptor).st_size
+    position = _PAGE_BYTES
+    while segment.epoch and position + _RECORD_HEADER.size <= end:
+        header = os.pread(segment.descriptor, _RECORD_HEADER.size, position)
+        magic, crc, epoch, length, digest = _RECORD_HEADER.unpack(header)
+        if (
+            magic != _RECORD_MAGIC
+            or epoch != segment.epoch
+            or zlib.crc32(header[8:]) != crc
+            or length > MAX_RECORD_BYTES
+        ):
+            return
+        data = os.pread(segment.descriptor, length, position + _RECORD_HEADER.size)
+        if hashlib.sha256(data).digest() == digest:
+            yield digest.hex(), data
+        position += -(-(_RECORD_HEADER.size + length) // _PAGE_BYTES) * _PAGE_BYTES
