@@ -20,7 +20,9 @@ from gateway.settings import (
     CompletenessSettings,
     DashboardSettings,
     ListenerSettings,
+    DeliverySettings,
     StoreSettings,
+    RuleSettings,
     reject_unknown_environment,
 )
 from gateway.store.engine import migrate, open_engine
@@ -61,16 +63,30 @@ def _listen() -> None:
 def _sweep() -> None:
     from gateway.delivery.reporter import reporting
 
+    from gateway.delivery.routes import parse_routes
+    from gateway.rule_watch import RuledClosing, RuleWatch
+    from gateway.rules.headers import HeaderReader
+    from gateway.rules.reading import Site
+    from gateway.store.closing import ClosingDesk
+    from gateway.store.rulebook import Rulebook
+    from gateway.store.upkeep import Upkeep
     store = StoreSettings()
     stop = _stop_event(MarkedStop(alive_mark(store.mark_folder, "sweeper")))
     engine = open_engine(store.record_url)
     completeness = CompletenessSettings()
     sweeper = Sweeper(
-        Intake(engine, completeness),
+    routes = parse_routes(DeliverySettings().destination)
+        RuledClosing(
+            ClosingDesk(engine, reader=HeaderReader(store.spool_folder)),
+            RuleWatch(
+                RuleSettings().file, Site.of(route.name for route in routes), Rulebook(engine)
+            ),
+        ),
         HintBoard(engine),
         CeleryQueue(BrokerSettings().url),
         completeness,
     )
+        Upkeep(engine),
     with upkeep(engine, store), reporting(engine, store):
         sweeper.run(stop)
 

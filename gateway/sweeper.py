@@ -8,24 +8,52 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import Protocol
 
 from gateway.errors import RecordUnavailable
 from gateway.faults import failpoint
 from gateway.queue import BrokerUnavailable, Queue
 from gateway.settings import CompletenessSettings
 from gateway.store.hints import HintBoard
-from gateway.store.intake import Intake
 
 log = logging.getLogger(__name__)
 
 
+class Closing(Protocol):
+    """Closes the studies that are complete."""
+
+    def close_due_generations(self) -> int:
+        """Return how many were closed; raises ``RecordUnavailable``."""
+        ...
+
+
+class Upkeep(Protocol):
+    """Puts right what time has brought about."""
+
+    def run(self) -> None:
+        """Look once; raises ``RecordUnavailable``."""
+        ...
+
+
 class Sweeper:
-    """Looks at the record again and again."""
+    """Looks at the record again and again.
+
+    Parameters
+    ----------
+    upkeep
+        What is put right before each look: the clock, deadlines; None for nothing.
+    """
 
     def __init__(
-        self, intake: Intake, board: HintBoard, queue: Queue, settings: CompletenessSettings
+        self,
+        closing: Closing,
+        board: HintBoard,
+        queue: Queue,
+        settings: CompletenessSettings,
+        upkeep: Upkeep | None = None,
     ) -> None:
-        self._intake = intake
+        self._closing = closing
+        self._upkeep = upkeep
         self._board = board
         self._queue = queue
         self._settings = settings
@@ -38,7 +66,10 @@ class Sweeper:
         RecordUnavailable, BrokerUnavailable
             Nothing is lost: the next look finds the same work.
         """
-        self._intake.close_due_generations()
+        if self._upkeep is not None:
+            # First: by a clock that has jumped, everything would seem due or nothing.
+            self._upkeep.run()
+        self._closing.close_due_generations()
         failpoint("sweeper.closed")
         hints = self._board.due_hints(self._settings.hint_interval_s)
         announced = []

@@ -8,6 +8,8 @@ header is decided here, by the sweeper, off the path of an instance. A decision 
 from __future__ import annotations
 
 import datetime as dt
+import logging
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 from pydicom import Dataset
 from sqlalchemy import Connection, Engine, and_, delete, func, or_, select, update
 
+from gateway.errors import RecordUnavailable
 from gateway.faults import failpoint
 from gateway.rules.conditions import InstanceFacts
 from gateway.rules.headers import HeaderReader, TimeIsUp
@@ -31,6 +34,8 @@ from gateway.store.tables import (
     Instance,
     Study,
 )
+
+log = logging.getLogger(__name__)
 
 MAX_HEADERS = 5000
 """Instances of one study whose headers the rules see; of the others they see the record only."""
@@ -109,7 +114,34 @@ class ClosingDesk:
                 closed += self._look(generation, rules, version, now)
             except TimeIsUp:
                 continue  # what is in memory already may still be decided; the rest next time
+            except RecordUnavailable:
+                raise
+            except Exception as exc:  # a fault over one study must not hold up its siblings
+                self._set_aside(generation, exc, now)
         return closed
+
+    def _set_aside(self, generation: Row, exc: Exception, now: dt.datetime) -> None:
+        """Hold a study that the rules fail on: to go on without them might do what they forbid."""
+        log.error(
+            "a study could not be judged by the rules",
+            extra={
+                "action": "rules.failed",
+                "study_key": generation.study_id,
+                "error": type(exc).__name__,
+                # Without the message: it may quote values.
+                "frames": "".join(traceback.format_tb(exc.__traceback__)),
+            },
+        )
+        with writing(self._engine) as connection:
+            hold_study(
+                connection,
+                generation.study_id,
+                now,
+                actor="rules",
+                reason=f"the rules fail on this study ({type(exc).__name__}); see the sweeper's "
+                "log, mend them, then release it",
+                level="alarm",
+            )
 
     def _candidates(self, rules: RuleSet, now: dt.datetime) -> Sequence[Row]:
         is_due = or_(Generation.closes_at <= now, Generation.complete_by != "")
