@@ -141,9 +141,9 @@ def hand_back(
 
 
 def _decode_request(message: Message) -> ServiceRequest:
-    values = [(message.context_id, b"\x03" + message.command.encoded)]
+    values: list[Any] = [[message.context_id, b"\x03" + message.command.encoded]]
     if message.command.has_data_set:
-        values.append((message.context_id, b"\x02" + message.data_set))
+        values.append([message.context_id, b"\x02" + message.data_set])
     primitive = P_DATA()
     decoded = DIMSEMessage()
     try:
