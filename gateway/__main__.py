@@ -12,6 +12,7 @@ from gateway.audit.activity import activity
 from gateway.errors import GatewayError
 from gateway.host.first_account import create_first_account
 from gateway.host.health import MarkedStop, alive_mark
+from gateway.host.restore import refuse_half_restored
 from gateway.logs import configure_logging
 from gateway.queue import CeleryQueue
 from gateway.retention.door import open_spool, quota_desk
@@ -19,10 +20,10 @@ from gateway.settings import (
     BrokerSettings,
     CompletenessSettings,
     DashboardSettings,
-    ListenerSettings,
     DeliverySettings,
-    StoreSettings,
+    ListenerSettings,
     RuleSettings,
+    StoreSettings,
     reject_unknown_environment,
 )
 from gateway.store.engine import migrate, open_engine
@@ -62,7 +63,6 @@ def _listen() -> None:
 
 def _sweep() -> None:
     from gateway.delivery.reporter import reporting
-
     from gateway.delivery.routes import parse_routes
     from gateway.rule_watch import RuledClosing, RuleWatch
     from gateway.rules.headers import HeaderReader
@@ -70,12 +70,13 @@ def _sweep() -> None:
     from gateway.store.closing import ClosingDesk
     from gateway.store.rulebook import Rulebook
     from gateway.store.upkeep import Upkeep
+
     store = StoreSettings()
     stop = _stop_event(MarkedStop(alive_mark(store.mark_folder, "sweeper")))
     engine = open_engine(store.record_url)
     completeness = CompletenessSettings()
-    sweeper = Sweeper(
     routes = parse_routes(DeliverySettings().destination)
+    sweeper = Sweeper(
         RuledClosing(
             ClosingDesk(engine, reader=HeaderReader(store.spool_folder)),
             RuleWatch(
@@ -85,8 +86,8 @@ def _sweep() -> None:
         HintBoard(engine),
         CeleryQueue(BrokerSettings().url),
         completeness,
-    )
         Upkeep(engine),
+    )
     with upkeep(engine, store), reporting(engine, store):
         sweeper.run(stop)
 
@@ -100,6 +101,7 @@ def _dashboard() -> None:
 def _migrate() -> None:
     store = StoreSettings()
     store.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    refuse_half_restored(store.home)
     migrate(store.record_url)
     create_first_account(store, DashboardSettings())
 

@@ -30,6 +30,8 @@ COMMANDS = {
     "retention": ("gateway.retention.command", "say what is removed when; legal holds; the disk"),
     "doctor": ("gateway.host.doctor", "check every part and say how to mend it"),
     "health": ("gateway.host.health", "say by exit code whether one service of this host turns"),
+    "backup": ("gateway.host.backup", "copy the record and its files while everything runs"),
+    "restore": ("gateway.host.restore", "put a backup into an empty home"),
     "demo": ("gateway.demo.run", "send rendered samples through everything and show the results"),
 }
 

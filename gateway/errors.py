@@ -33,6 +33,7 @@
     ├── SinkUnavailable      a place for audit messages does not take them
     ├── RetentionError       a purge or a hold cannot be done as asked
     ├── PasswordRefused      a new password will not do, or the present one is wrong
+    ├── BackupError          a backup cannot be made or restored
     ├── WrapError            an image file cannot become a DICOM instance
     └── RecordError          the record of studies and work
         ├── RecordUnavailable  the database does not answer: refuse, try again later
@@ -195,6 +196,10 @@ class ResendRefused(GatewayError):
 
 class WrapError(GatewayError):
     """An image file cannot become a DICOM instance; the message names the file and the reason."""
+
+
+class BackupError(GatewayError):
+    """A backup cannot be made or restored; the message says why and what to do."""
 
 
 class PasswordRefused(GatewayError):

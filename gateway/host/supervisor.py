@@ -25,6 +25,7 @@ from gateway.faults import failpoint
 from gateway.home import RunningInstance, announce_instance, retract_instance
 from gateway.host import embedded
 from gateway.host.first_account import create_first_account
+from gateway.host.restore import refuse_half_restored
 from gateway.host.services import Service, StartError, answers, check_port, die_with_parent, http_ok
 from gateway.settings import (
     DashboardSettings,
@@ -130,6 +131,7 @@ class Supervisor:
 
     def _prepare(self) -> None:
         options = self._options
+        refuse_half_restored(options.store.home)
         migrate(options.store.record_url)
         failpoint("supervisor.migrated")
         create_first_account(options.store, options.dashboard)
