@@ -31,8 +31,6 @@ _NO_SUCH_ACTION = 0x0123
 _UNRECOGNISED_OPERATION = 0x0211
 _RESOURCE_LIMITATION = 0x0213
 
-_QUICK_BYTES = 256 * 1024 * 1024
-"""Up to so much is read and reported on the sender's own association."""
 _FOLLOW_UP_S = 60.0
 """Time that a report on the sender's own association has, before one on a new one is due."""
 
@@ -104,21 +102,21 @@ class StorageCommitmentService:
     def _register(self, data_set: Dataset | None, association: AssociationInfo) -> ServiceAnswer:
         transaction_uid, instances = read_request(data_set)
         calling = association.calling_ae_title
+        # Whom we can call is called: most senders release as soon as they have our response, and
+        # the check of a large study takes longer than they wait.
         is_callable = calling in self._callable_peers
-        # What takes long to read is reported on a new association, where there can be one.
-        is_now = not is_callable or self._holdings.size_bytes(instances) <= _QUICK_BYTES
         request_id = self._record.register(
             calling_ae_title=calling,
             called_ae_title=association.called_ae_title,
             transaction_uid=transaction_uid,
             instances=instances,
-            due_in_s=_FOLLOW_UP_S if is_now else 0.0,
+            due_in_s=0.0 if is_callable else _FOLLOW_UP_S,
         )
         if request_id is None:
             return ServiceAnswer(
                 status=_PROCESSING_FAILURE, comment="the Transaction UID is in use"
             )
-        if not is_now:
+        if is_callable:
             return ServiceAnswer(status=_SUCCESS)
         failed = self._holdings.failures(instances)
         self._record.checked(request_id, len(failed))

@@ -30,12 +30,6 @@ class Holdings:
         self._record = record
         self._spool_folder = spool_folder
 
-    def size_bytes(self, instances: Mapping[str, str]) -> int:
-        """Return how many bytes a check of these instances reads."""
-        return sum(
-            file.size_bytes for files in self._record.held(instances).values() for file in files
-        )
-
     def failures(self, instances: Mapping[str, str]) -> dict[str, int]:
         """Return SOP Instance UID -> Failure Reason of what we do not commit to.
 
