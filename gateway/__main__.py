@@ -10,6 +10,8 @@ import threading
 
 from gateway.audit.activity import activity
 from gateway.errors import GatewayError
+from gateway.hardening.findings import Setup
+from gateway.hardening.rules import keep_private, refuse_weak
 from gateway.host.first_account import create_first_account
 from gateway.host.health import MarkedStop, alive_mark
 from gateway.host.restore import refuse_half_restored
@@ -117,6 +119,8 @@ def main() -> int:
     configure_logging(service)
     try:
         reject_unknown_environment(os.environ)
+        keep_private()
+        refuse_weak(Setup(services=frozenset({service})))
         if service == "migrate":  # before it there is no trail to write to
             SERVICES[service]()
             return 0

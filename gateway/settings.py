@@ -17,6 +17,7 @@ from sqlalchemy import URL
 from gateway.delivery.stow_settings import StowSettings
 from gateway.dicomweb.settings import DicomwebSettings
 from gateway.errors import SettingsError
+from gateway.secret_files import SecretSettings, file_variables
 
 PREFIX = "LENTIGO_"
 
@@ -26,7 +27,11 @@ _READ_ELSEWHERE = ("LENTIGO_TRITON_", "LENTIGO_WORKER_", "LENTIGO_SUPERVISED", "
 
 def _config(prefix: str) -> SettingsConfigDict:
     return SettingsConfigDict(
-        env_prefix=prefix, frozen=True, extra="forbid", use_attribute_docstrings=True
+        env_prefix=prefix,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
     )
 
 
@@ -36,14 +41,14 @@ def default_home() -> Path:
     return Path(base) / "lentigo"
 
 
-class StoreSettings(BaseSettings):
+class StoreSettings(SecretSettings):
     """Where the record and the files live."""
 
     model_config = _config(PREFIX)
 
     home: Path = Field(default_factory=default_home)
     """Folder of everything Lentigo keeps."""
-    database_url: str = ""
+    database_url: str = Field(default="", repr=False)
     """SQLAlchemy URL of the record; empty for SQLite in the home folder."""
 
     cache_folder: Path | None = None
@@ -174,12 +179,12 @@ class RuleSettings(BaseSettings):
     applies runs and its results go to every destination."""
 
 
-class BrokerSettings(BaseSettings):
+class BrokerSettings(SecretSettings):
     """The Redis that carries hints."""
 
     model_config = _config(PREFIX + "BROKER_")
 
-    url: str = "redis://127.0.0.1:6379/0"
+    url: str = Field(default="redis://127.0.0.1:6379/0", repr=False)
     """Celery broker URL."""
 
 
@@ -240,7 +245,7 @@ class CommitmentSettings(BaseSettings):
     """Hours after which a report that nobody takes is given up, with an alarm."""
 
 
-class PriorSettings(BaseSettings):
+class PriorSettings(SecretSettings):
     """Where earlier images of a lesion are looked for when the record has none."""
 
     model_config = _config(PREFIX + "PRIORS_")
@@ -251,7 +256,7 @@ class PriorSettings(BaseSettings):
     retrieve: str = Field(default="move", pattern="^(move|get)$")
     """``move``: have ``pacs`` send images to our listener (C-MOVE); ``get``: take them on the
     association on which we ask (C-GET), which needs no entry for us at the PACS."""
-    dicomweb_url: str = ""
+    dicomweb_url: str = Field(default="", repr=False)
     """Root of a PACS' DICOMweb services (QIDO-RS, WADO-RS), asked in place of ``pacs``; empty:
     none."""
     dicomweb_username: str = ""
@@ -272,7 +277,7 @@ class PriorSettings(BaseSettings):
     """Attempts at an analysis after which a PACS that does not answer is reported as such."""
 
 
-class DashboardSettings(BaseSettings):
+class DashboardSettings(SecretSettings):
     """The admin page."""
 
     model_config = _config(PREFIX + "DASHBOARD_")
@@ -281,6 +286,10 @@ class DashboardSettings(BaseSettings):
     """Address to listen on."""
     port: int = Field(default=8042, ge=0, le=65535)
     """TCP port."""
+    tls_certificate: Path | None = None
+    """Certificate and its chain, PEM; with it the page is served over HTTPS only."""
+    tls_key: Path | None = None
+    """Its private key, PEM, where it is not in the same file."""
     session_hours: float = Field(default=12.0, gt=0)
     """How long a login lasts."""
     initial_password: SecretStr | None = None
@@ -376,11 +385,13 @@ ALL_SETTINGS: tuple[type[BaseSettings], ...] = (
 
 def known_variables(classes: Iterable[type[BaseSettings]] = ALL_SETTINGS) -> set[str]:
     """Return every environment variable that the classes read, in upper case."""
-    return {
+    classes = tuple(classes)
+    names = {
         f"{cls.model_config.get('env_prefix', '')}{name}".upper()
         for cls in classes
         for name in cls.model_fields
     }
+    return names | file_variables(classes)
 
 
 def reject_unknown_environment(environment: Mapping[str, str]) -> None:

@@ -7,7 +7,10 @@ import sys
 
 from pydantic import ValidationError
 
+from gateway.audit.activity import activity
 from gateway.errors import GatewayError
+from gateway.hardening.findings import WORK, Setup
+from gateway.hardening.rules import keep_private, refuse_weak
 from gateway.logs import configure_logging
 from gateway.settings import reject_unknown_environment
 from workers.app import run
@@ -20,7 +23,11 @@ def main() -> int:
     configure_logging("workers")
     try:
         reject_unknown_environment(os.environ)
-        return run(Settings())
+        keep_private()
+        refuse_weak(Setup(services=frozenset({WORK})))
+        settings = Settings()
+        with activity(settings.store.record_url, f"workers {settings.worker.lane}"):
+            return run(settings)
     except ValidationError as exc:
         names = ", ".join(".".join(str(part) for part in each["loc"]) for each in exc.errors())
         print(f"workers: settings that cannot be used: {names}", file=sys.stderr)

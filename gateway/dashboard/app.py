@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,7 +29,7 @@ from gateway.dashboard.auth import Gate
 from gateway.dashboard.live import LiveFeed
 from gateway.dicomweb import application as dicomweb
 from gateway.documents import document_desk
-from gateway.errors import RecordUnavailable
+from gateway.errors import RecordUnavailable, SettingsError
 from gateway.settings import DashboardSettings, StoreSettings
 from gateway.store.accounts import Accounts
 from gateway.store.engine import open_engine
@@ -206,6 +207,19 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
+def _load_tls(config: uvicorn.Config) -> None:
+    """Read certificate and key now, so that a wrong file is said and not shown as a traceback."""
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as exc:
+        raise SettingsError(
+            "LENTIGO_DASHBOARD_TLS_CERTIFICATE or LENTIGO_DASHBOARD_TLS_KEY cannot be used "
+            f"({type(exc).__name__})"
+        ) from exc
+    assert config.ssl is not None
+    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+
+
 def serve(store: StoreSettings, dashboard: DashboardSettings) -> None:
     """Serve the admin page until SIGTERM or SIGINT."""
     engine = open_engine(store.record_url)
@@ -218,7 +232,11 @@ def serve(store: StoreSettings, dashboard: DashboardSettings) -> None:
         server_header=False,
         log_config=None,
         timeout_graceful_shutdown=_SHUTDOWN_S,
+        ssl_certfile=dashboard.tls_certificate,
+        ssl_keyfile=dashboard.tls_key,
     )
+    if config.ssl_certfile:
+        _load_tls(config)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn takes the signals while it runs, and raises them again after a clean stop.
         signal.signal(number, lambda *_: None)

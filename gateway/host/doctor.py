@@ -23,15 +23,19 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy import select
 from sqlalchemy.engine import make_url
 
 from gateway.delivery.echo import echo
 from gateway.delivery.routes import Destination, is_web_address, parse_routes
 from gateway.delivery.stow import StowSender
 from gateway.delivery.stow_settings import StowSettings
-from gateway.errors import GatewayError, RecordUnavailable
+from gateway.errors import GatewayError, RecordUnavailable, SettingsError
+from gateway.hardening.findings import Setup
+from gateway.hardening.rules import REFUSED, RULES, weaknesses
 from gateway.home import RunningInstance, resolve_home, running_instance
 from gateway.host.embedded import ServerMissing, find_redis_server, find_triton
+from gateway.host.services import answers
 from gateway.listener.acceptance import parse_peers
 from gateway.settings import (
     BrokerSettings,
@@ -41,7 +45,9 @@ from gateway.settings import (
     StoreSettings,
     known_variables,
 )
+from gateway.store.audit import Trail
 from gateway.store.engine import MIGRATIONS, open_engine, reading
+from gateway.store.tables import AuditSink
 
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
 _STYLE = {PASS: "green", WARN: "yellow", FAIL: "bold red"}
@@ -130,13 +136,6 @@ def check_home(subject: Subject) -> Iterator[Finding]:
             remedy="give --home a folder that this user owns",
         )
         return
-    if place == home and home.stat().st_mode & 0o077:
-        yield Finding(
-            part="home",
-            verdict=WARN,
-            said=f"{home} can be read by other users",
-            remedy=f"chmod 700 {home}",
-        )
     free = shutil.disk_usage(place).free
     reserve = subject.listener.reserve_bytes
     verdict = FAIL if free < reserve else WARN if free < _WARN_FREE_BYTES else PASS
@@ -210,7 +209,11 @@ def check_running(subject: Subject) -> Iterator[Finding]:
     yield _answer("broker", _ping(instance.broker_url or BrokerSettings().url))
     if instance.triton_http_url:
         yield _answer("triton", _http(f"{instance.triton_http_url}/v2/health/ready"))
-    yield _answer("admin page", _http(f"http://127.0.0.1:{instance.http_port}/healthz"))
+    if subject.dashboard.tls_certificate is None:
+        page = _http(f"http://127.0.0.1:{instance.http_port}/healthz")
+    else:  # its certificate is for a name
+        page = "" if answers("127.0.0.1", instance.http_port) else "does not answer"
+    yield _answer("admin page", page)
     listener = Destination(ae_title=instance.ae_title, host="127.0.0.1", port=instance.dicom_port)
     yield _answer("listener", echo(listener, calling_ae_title="DOCTOR"))
 
@@ -289,6 +292,61 @@ def check_resolving(_: Subject) -> Iterator[Finding]:
         )
 
 
+def check_weaknesses(subject: Subject) -> Iterator[Finding]:
+    """Nothing stands open that need not."""
+    setup = Setup(
+        store=subject.store,
+        listener=subject.listener,
+        dashboard=subject.dashboard,
+        delivery=subject.delivery,
+    )
+    try:
+        found = weaknesses(setup)
+    except SettingsError as exc:
+        yield Finding(part="security", verdict=FAIL, said=str(exc), remedy="mend that setting")
+        return
+    for each in found:
+        is_failure = each.level == REFUSED and not each.is_accepted
+        insisted = " (insisted on by LENTIGO_SECURITY_ACCEPT)" if each.is_accepted else ""
+        yield Finding(
+            part="security",
+            verdict=FAIL if is_failure else WARN,
+            said=f"{each.said}{insisted} [{each.name}]",
+            remedy=each.cure,
+        )
+    if not found:
+        yield Finding(part="security", verdict=PASS, said=f"none of {len(RULES)} weaknesses")
+
+
+def check_audit(subject: Subject) -> Iterator[Finding]:
+    """The audit trail reaches its file and the syslog server."""
+    if _has_no_record(subject):
+        return  # said by the check of the record
+    engine = open_engine(subject.store.record_url)
+    try:
+        entries = Trail(engine).head().entries
+        with reading(engine) as connection:
+            sinks = connection.execute(
+                select(AuditSink.name, AuditSink.position, AuditSink.error).order_by(AuditSink.name)
+            ).all()
+    except RecordUnavailable:
+        return
+    finally:
+        engine.dispose()
+    for name, position, error in sinks:
+        yield Finding(
+            part=f"audit {name}",
+            verdict=WARN if error else PASS,
+            said=f"{position} of {entries} entries" + (f": {error}" if error else ""),
+            remedy="mend it: the entries wait in the record and are sent then" if error else "",
+        )
+
+
+def _has_no_record(subject: Subject) -> bool:
+    url = make_url(subject.store.record_url)
+    return url.get_backend_name() == "sqlite" and not Path(url.database or "").exists()
+
+
 CHECKS: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     check_python,
     check_programs,
@@ -297,6 +355,8 @@ CHECKS: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     check_home,
     check_record,
     check_settings,
+    check_weaknesses,
+    check_audit,
     check_running,
     check_destination,
 )

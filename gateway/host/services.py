@@ -31,6 +31,8 @@ class Service:
     is_ready: Callable[[], bool]
     stop_timeout_s: float = 10.0
     stop_wave: int = 0
+    is_foreign: bool = False
+    """Whether it is a program of others, which is told none of our secrets."""
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     restart_at: float = 0.0

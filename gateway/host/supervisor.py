@@ -24,6 +24,12 @@ import redis
 from gateway.faults import failpoint
 from gateway.home import RunningInstance, announce_instance, retract_instance
 from gateway.host import embedded
+from gateway.host.environment import (
+    as_environment,
+    unless_in_file,
+    without_password,
+    without_secrets,
+)
 from gateway.host.first_account import create_first_account
 from gateway.host.restore import refuse_half_restored
 from gateway.host.services import Service, StartError, answers, check_port, die_with_parent, http_ok
@@ -153,20 +159,23 @@ class Supervisor:
             ae_title=options.listener.ae_title,
             dicom_port=dicom_port,
             http_port=http_port,
-            broker_url=broker_url,
+            broker_url=without_password(broker_url),
             triton_url=triton_url,
             triton_http_url=triton_http,
-            database_url=options.store.database_url,
+            database_url=without_password(options.store.database_url),
             destination=options.delivery.destination,
             started_at=time.time(),
         )
         self._environment = {
             **os.environ,
             _MARK: str(self._home),
-            **_as_environment(options),
+            **as_environment(
+                options.store, options.listener, options.dashboard, options.delivery
+            ),
+            **unless_in_file("LENTIGO_DATABASE_URL", options.store.database_url),
             "LENTIGO_LISTENER_PORT": str(dicom_port),
             "LENTIGO_DASHBOARD_PORT": str(http_port),
-            "LENTIGO_BROKER_URL": broker_url,
+            **unless_in_file("LENTIGO_BROKER_URL", broker_url),
             "LENTIGO_TRITON_URL": triton_url,
             "PYTHONUNBUFFERED": "1",
         }
@@ -176,15 +185,19 @@ class Supervisor:
         self._add_python(
             "dashboard",
             *("-m", "gateway", "dashboard"),
-            is_ready=lambda: http_ok(
-                f"http://{_loopback(options.dashboard.bind)}:{http_port}/healthz"
-            ),
+            is_ready=lambda: self._page_answers(http_port),
         )
         self._add_python(
             "listener",
             *("-m", "gateway", "listen"),
             is_ready=lambda: answers(_loopback(options.listener.bind), dicom_port),
         )
+
+    def _page_answers(self, port: int) -> bool:
+        page = self._options.dashboard
+        if page.tls_certificate is not None:  # for a name, which loopback is not
+            return answers(_loopback(page.bind), port)
+        return http_ok(f"http://{_loopback(page.bind)}:{port}/healthz")
 
     def _socket_path(self) -> Path:
         """Return a path for Redis's socket; a Unix socket's may have 107 bytes at most."""
@@ -207,7 +220,9 @@ class Supervisor:
             return embedded.redis_command(path, self._options.store.run_folder)
 
         self._services.append(
-            Service(name="redis", command=command, is_ready=is_ready, stop_wave=2)
+            Service(
+                name="redis", command=command, is_ready=is_ready, stop_wave=2, is_foreign=True
+            )
         )
 
     def _add_triton(self, grpc_port: int, http_port: int, url: str) -> None:
@@ -224,6 +239,7 @@ class Supervisor:
                 is_ready=lambda: http_ok(f"{url}/v2/health/ready"),
                 stop_timeout_s=15.0,
                 stop_wave=2,
+                is_foreign=True,
             )
         )
 
@@ -265,10 +281,13 @@ class Supervisor:
 
     def _start(self, service: Service) -> None:
         command = service.command()
+        environment = {**self._environment, **command.environment}
+        if service.is_foreign:
+            environment = without_secrets(environment)
         with self._log_path(service).open("ab") as sink:
             service.process = subprocess.Popen(
                 command.argv,
-                env={**self._environment, **command.environment},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
@@ -369,14 +388,3 @@ class Supervisor:
 
 def _loopback(bind: str) -> str:
     return "127.0.0.1" if bind in {"0.0.0.0", ""} else bind
-
-
-def _as_environment(options: UpOptions) -> dict[str, str]:
-    """Return the settings as variables, so that every service reads the same values."""
-    found = {}
-    for settings in (options.store, options.listener, options.dashboard, options.delivery):
-        prefix = settings.model_config.get("env_prefix", "")
-        for name, value in settings.model_dump().items():
-            if name != "initial_password" and value is not None:
-                found[f"{prefix}{name}".upper()] = str(value)
-    return found

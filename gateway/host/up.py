@@ -6,9 +6,12 @@ import argparse
 import os
 from typing import Any
 
+from gateway.hardening.findings import Setup
+from gateway.hardening.rules import keep_private, refuse_weak
 from gateway.home import resolve_home
 from gateway.host.supervisor import Supervisor, UpOptions
 from gateway.settings import (
+    BrokerSettings,
     DashboardSettings,
     DeliverySettings,
     ListenerSettings,
@@ -75,13 +78,20 @@ def run(args: argparse.Namespace) -> int:
         from gateway.delivery.routes import parse_routes
 
         parse_routes(delivery.destination)  # a misspelt one is refused now, not at midnight
+    store = StoreSettings(home=home)
+    dashboard = DashboardSettings(**_given(port=args.http_port))
+    keep_private()
+    refuse_weak(Setup(store=store, listener=listener, dashboard=dashboard, delivery=delivery))
+    # Without either variable a Redis of our own is started.
+    names = ("LENTIGO_BROKER_URL", "LENTIGO_BROKER_URL_FILE")
+    is_named = any(os.environ.get(name) for name in names)
     return Supervisor(
         UpOptions(
-            store=StoreSettings(home=home),
+            store=store,
             listener=listener,
-            dashboard=DashboardSettings(**_given(port=args.http_port)),
+            dashboard=dashboard,
             delivery=delivery,
-            broker_url=os.environ.get("LENTIGO_BROKER_URL", ""),
+            broker_url=BrokerSettings().url if is_named else "",
             triton_url=os.environ.get("LENTIGO_TRITON_URL", ""),
             models=tuple(args.models or ("*",)),
         )

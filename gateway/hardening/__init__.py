@@ -1,0 +1,1 @@
+"""A set-up that stands open is found, said and refused."""
