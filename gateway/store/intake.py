@@ -15,12 +15,14 @@ from gateway.rules.ruleset import RuleSet
 from gateway.settings import CompletenessSettings
 from gateway.spool import StoredFile
 from gateway.store import states
+from gateway.store.arrivals import instance_values, join_receiving
 from gateway.store.closing import ClosingDesk
 from gateway.store.documents import attach_waiting
 from gateway.store.engine import Clock, utc_now, writing
 from gateway.store.generations import end_association, receiving_generation
-from gateway.store.lesions import PRIOR, lesion_values, patient_key
-from gateway.store.own_results import is_ours_at_a_glance, may_be_derived
+from gateway.store.group_commit import GroupCommit
+from gateway.store.lesions import PRIOR, patient_key
+from gateway.store.own_results import is_ours_at_a_glance
 from gateway.store.retention import restore_instance
 from gateway.store.tables import (
     Identity,
@@ -65,6 +67,7 @@ class Intake:
         self._engine = engine
         self._completeness = completeness
         self._clock = clock
+        self._together: GroupCommit[Registration] = GroupCommit(engine)
 
     def register_instance(
         self,
@@ -87,15 +90,20 @@ class Intake:
         Two associations that send the same instance at once race for the unique key; the loser
         looks again and finds a duplicate.
         """
+
+        def work(connection: Connection) -> Registration:
+            return self._register(connection, header, stored, association, is_fetched=is_fetched)
+
         for _ in range(_RACE_ATTEMPTS - 1):
             try:
-                return self._register(header, stored, association, is_fetched=is_fetched)
+                return self._together.run(header.study_instance_uid, work)
             except IntegrityError:
                 continue
-        return self._register(header, stored, association, is_fetched=is_fetched)
+        return self._together.run(header.study_instance_uid, work)
 
     def _register(
         self,
+        connection: Connection,
         header: InstanceHeader,
         stored: StoredFile,
         association: AssociationInfo,
@@ -103,34 +111,36 @@ class Intake:
         is_fetched: bool,
     ) -> Registration:
         now = self._clock()
-        with writing(self._engine) as connection:
-            known = connection.execute(
-                select(
-                    Instance.id, Instance.sha256, Instance.disposition, Instance.purged_at
-                ).where(Instance.sop_instance_uid == header.sop_instance_uid)
-            ).all()
-            same = next((row for row in known if row.sha256 == stored.sha256), None)
-            if same is not None and same.purged_at is not None:
-                restore_instance(
-                    connection, same.id, stored, now, self._completeness.quiet_window_s
-                )
-            if same is not None and (is_fetched or same.disposition != PRIOR):
-                return Registration.DUPLICATE
-            study_id = self._study(connection, header, now)
-            if same is not None:
-                self._promote(connection, same.id, study_id, header, now)
-                return Registration.NEW
-            if is_ours_at_a_glance(connection, header):
-                registration = Registration.OWN_RESULT
-            elif is_fetched:
-                registration = Registration.PRIOR
-            elif any(row.disposition != PRIOR for row in known):
-                registration = Registration.CONFLICT
-            else:
-                registration = Registration.NEW
-            self._insert(connection, header, stored, association, (registration, study_id, now))
-            states.refresh_study(connection, study_id, now)
+        if not is_fetched and join_receiving(
+            connection, header, stored, association, now, self._window_s(header)
+        ):
             failpoint("intake.commit")
+            return Registration.NEW
+        known = connection.execute(
+            select(Instance.id, Instance.sha256, Instance.disposition, Instance.purged_at).where(
+                Instance.sop_instance_uid == header.sop_instance_uid
+            )
+        ).all()
+        same = next((row for row in known if row.sha256 == stored.sha256), None)
+        if same is not None and same.purged_at is not None:
+            restore_instance(connection, same.id, stored, now, self._completeness.quiet_window_s)
+        if same is not None and (is_fetched or same.disposition != PRIOR):
+            return Registration.DUPLICATE
+        study_id = self._study(connection, header, now)
+        if same is not None:
+            self._promote(connection, same.id, study_id, header, now)
+            return Registration.NEW
+        if is_ours_at_a_glance(connection, header):
+            registration = Registration.OWN_RESULT
+        elif is_fetched:
+            registration = Registration.PRIOR
+        elif any(row.disposition != PRIOR for row in known):
+            registration = Registration.CONFLICT
+        else:
+            registration = Registration.NEW
+        self._insert(connection, header, stored, association, (registration, study_id, now))
+        states.refresh_study(connection, study_id, now)
+        failpoint("intake.commit")
         return registration
 
     def _promote(
@@ -171,23 +181,9 @@ class Intake:
             insert(Instance).values(
                 study_id=study_id,
                 generation_id=generation_id,
-                sop_instance_uid=header.sop_instance_uid,
-                sop_class_uid=header.sop_class_uid,
-                series_instance_uid=header.series_instance_uid,
-                transfer_syntax_uid=header.transfer_syntax_uid,
-                modality=header.modality[:16],
-                sha256=stored.sha256,
-                size_bytes=stored.size_bytes,
-                path=str(stored.relative_path),
                 disposition=_DISPOSITIONS[registration],
                 reason=reason,
-                calling_ae_title=association.calling_ae_title,
-                called_ae_title=association.called_ae_title[:16],
-                association_id=association.association_id,
-                peer_address=association.peer_address[:45],
-                is_derived=may_be_derived(header),
-                received_at=now,
-                **lesion_values(header),
+                **instance_values(header, stored, association, now),
             )
         )
         if is_conflict:
@@ -236,21 +232,20 @@ class Intake:
         )
         return int(created)
 
+    def _window_s(self, header: InstanceHeader) -> float:
+        if header.sop_class_uid == SLIDE_SOP_CLASS:
+            return self._completeness.slide_quiet_window_s
+        return self._completeness.quiet_window_s
+
     def _open_generation(
         self, connection: Connection, study_id: int, header: InstanceHeader, now: dt.datetime
     ) -> int:
         """Return the receiving generation of a study, opening the next one when none is."""
-        is_slide = header.sop_class_uid == SLIDE_SOP_CLASS
-        window_s = (
-            self._completeness.slide_quiet_window_s
-            if is_slide
-            else self._completeness.quiet_window_s
-        )
         found = receiving_generation(
             connection,
             study_id,
             now,
-            window_s=window_s,
+            window_s=self._window_s(header),
             most_per_hour=self._completeness.generations_per_hour,
         )
         if found.is_new and found.number == 1:
