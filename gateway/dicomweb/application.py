@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from starlette.responses import Response
 
 from gateway.dicomweb import store as stow
+from gateway.dicomweb import workitems
 from gateway.dicomweb.door import Door
 from gateway.dicomweb.reception import Intake as StowIntake
 from gateway.dicomweb.settings import DicomwebSettings
@@ -16,7 +17,10 @@ from gateway.listener.filing import InstanceFiler
 from gateway.retention.door import open_spool, quota_desk
 from gateway.settings import CompletenessSettings, StoreSettings
 from gateway.store.accounts import Accounts
+from gateway.store.cancel import CancelDesk
 from gateway.store.intake import Intake
+from gateway.store.work import WorkLedger
+from gateway.store.worklist import Worklist
 
 
 def install(app: FastAPI, store: StoreSettings, engine: Engine, accounts: Accounts) -> Door:
@@ -30,7 +34,15 @@ def install(app: FastAPI, store: StoreSettings, engine: Engine, accounts: Accoun
         intake=StowIntake(filer=filer, spool=spool, record=record),
         settings=settings,
     )
+    app.state.worklist = workitems.WorklistDesk(
+        worklist=Worklist(engine),
+        ledger=WorkLedger(engine),
+        cancels=CancelDesk(engine),
+        accounts=accounts,
+        settings=settings,
+    )
     app.include_router(stow.router)
+    app.include_router(workitems.router)
     app.add_exception_handler(WebRequestRefused, _refused)
     return Door(settings, accounts, engine)
 
