@@ -35,8 +35,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
                         choices=["all", *TARGETS, *_OVER_SOCKETS])  # fmt: skip
     parser.add_argument("--minutes", type=float, default=1.0, help="for each target; default 1")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="default: the time")
-    parser.add_argument("--engine", choices=("random", "atheris"), default="random",
-                        help="atheris adds coverage, where it is installed; default random")  # fmt: skip
+    about_engines = "atheris adds coverage, where it is installed; default random"
+    engines = ("random", "atheris")
+    parser.add_argument("--engine", choices=engines, default="random", help=about_engines)
     parser.add_argument("--out", type=Path, default=Path("build/fuzz"), help="folder of findings")
     return parser.parse_args(arguments)
 

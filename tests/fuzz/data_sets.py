@@ -21,7 +21,7 @@ _CHARACTER_SETS = (
     *("\\ISO 2022 IR 87", "\\ISO 2022 IR 149", "ISO 2022 IR 6\\ISO 2022 IR 58", "GBK", "KLINGON"),
 )
 _TEXTS = (
-    "Canary^Planted".encode(),
+    b"Canary^Planted",
     "Grün^Ärztin".encode(),
     "Grün".encode("latin-1"),
     b"\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B",

@@ -266,10 +266,15 @@ def _read_csv(data: bytes) -> None:
     read_document(Document(name="x.csv", media_type="text/csv", content=data))
 
 
+_PICTURES = (
+    *(("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"), ("P", "PNG")),
+    *(("1", "PNG"), ("I;16", "PNG"), ("RGB", "PNG")),
+)
+
+
 def _draw_picture(rng: Random) -> bytes:
     stream = io.BytesIO()
-    mode, kind = rng.choice((("RGB", "JPEG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG"),
-                             ("P", "PNG"), ("1", "PNG"), ("I;16", "PNG"), ("RGB", "PNG")))  # fmt: skip
+    mode, kind = rng.choice(_PICTURES)
     pixels = np.frombuffer(rng.randbytes(12 * 16 * 3), np.uint8).reshape(12, 16, 3)
     image = Image.fromarray(pixels)
     image = image.convert("I").convert(mode) if mode == "I;16" else image.convert(mode)
@@ -289,10 +294,14 @@ def _read_picture(data: bytes) -> None:
             wrap(Path(file.name), Kind.DERMOSCOPY)
 
 
+_WORDS = (
+    *("PACS@127.0.0.1:104", "*@10.0.0.0/8", "A@[::1]:104/sr+seg", "X@h:1/-pdf", "@", "a@b@c"),
+    *("PACS@h:99999", "x@::1", "*@0/0", "é@h:1", "A\\B@h", "a@h:1,a@h:1", "a@h/33", "/tls"),
+)
+
+
 def _draw_words(rng: Random) -> bytes:
-    words = ("PACS@127.0.0.1:104", "*@10.0.0.0/8", "A@[::1]:104/sr+seg", "X@h:1/-pdf", "@", "a@b@c",
-             "PACS@h:99999", "x@::1", "*@0/0", "é@h:1", "A\\B@h", "a@h:1,a@h:1", "a@h/33")  # fmt: skip
-    return ",".join(rng.choices(words, k=rng.randint(0, 3))).encode()
+    return ",".join(rng.choices(_WORDS, k=rng.randint(0, 3))).encode()
 
 
 def _read_words(data: bytes) -> None:
@@ -316,7 +325,7 @@ _ALL = (
     Target(name="command", about="DIMSE command sets (gateway.listener.commands)",
            draw=_draw_command, read=_read_command, instrument=("gateway.listener.commands",)),
     Target(name="association", about="association requests (gateway.listener.negotiation)",
-           draw=_draw_request, read=_read_request, instrument=("gateway.listener", "pynetdicom.pdu")),
+           draw=_draw_request, read=_read_request, instrument=("gateway.listener",)),
     Target(name="multipart", about="bodies of STOW-RS requests (gateway.dicomweb.multipart)",
            draw=_draw_multipart, read=_read_multipart, instrument=("gateway.dicomweb",)),
     Target(name="json", about="JSON and FHIR documents, at the door and in the analyses",
