@@ -35,6 +35,8 @@ from gateway.store.accounts import MIN_PASSWORD_CHARACTERS
 LISTEN, DASHBOARD, SWEEP, WORK = "listen", "dashboard", "sweep", "work"
 SERVICES = frozenset({LISTEN, DASHBOARD, SWEEP, WORK})
 _VERIFIED = frozenset({"verify-ca", "verify-full"})  # PostgreSQL's sslmode
+_BESIDE_OBVIOUS = 8
+"""Characters that a password needs beside a word that everybody tries."""
 _OBVIOUS = ("password", "passwort", "lentigo", "changeme", "123456", "qwerty", "admin")
 
 
@@ -133,12 +135,15 @@ def weak_password(setup: Setup) -> Iterator[str]:
     if given is None:
         return
     password = given.get_secret_value()
-    is_obvious = any(word in password.casefold() for word in _OBVIOUS)
+    plain = password.casefold()
+    is_obvious = any(
+        word in plain and len(plain) - len(word) < _BESIDE_OBVIOUS for word in _OBVIOUS
+    )
     if len(password) < MIN_PASSWORD_CHARACTERS:
         yield f"the initial password has fewer than {MIN_PASSWORD_CHARACTERS} characters"
     elif len(set(password)) < MIN_PASSWORD_CHARACTERS // 2:
         yield "the initial password repeats too few characters"
-    elif is_obvious and len(password) < 2 * MIN_PASSWORD_CHARACTERS:
+    elif is_obvious:
         yield "the initial password is built on a word that everybody tries"
 
 
