@@ -12,6 +12,7 @@
     ├── BadModelOutput      the model answered with something that is no result
     ├── DemonstrationModel  the model has no real evidence, and the site has not allowed such models
     ├── EncoderMismatch     the encoder in service is not the one that a model was trained with
+    ├── DestinationGone     a rule sends results to what is not configured any more: passing
     └── LimitExceeded       an attempt took longer, or more memory, than its analysis may
 
 Messages name analyses, models, shapes and states, never a patient's attribute or a UID. They are
@@ -65,6 +66,10 @@ class DemonstrationModel(WorkerError):
 
 class EncoderMismatch(WorkerError):
     """The encoder in service is not the one whose embeddings a model was trained on."""
+
+
+class DestinationGone(WorkerError):
+    """A rule sends results to a destination that is not configured any more."""
 
 
 class LimitExceeded(WorkerError):

@@ -39,7 +39,7 @@ from workers.ports import (
     ResultFiles,
     ServedModel,
 )
-from workers.routing import Decision, decide, explain_no_match
+from workers.routing import Decision, decide_all, destinations_of, explain_no_match
 from workers.settings import WorkerSettings
 from workers.slide.source import NoSlides, SlideSource
 from workers.study import Study
@@ -101,8 +101,11 @@ def _route(services: Services, generation_id: int) -> None:
         return
     decisions = [
         _with_model(services, decision)
-        for decision in decide(
-            Study(generation, services.source, services.documents), services.registry
+        for decision in decide_all(
+            Study(generation, services.source, services.documents),
+            services.registry,
+            generation,
+            max_defects=services.settings.max_defects,
         )
     ]
     scheduled = [
@@ -166,10 +169,11 @@ def work(services: Services, work_item_id: int) -> None:
     An old message may ask for a step that is done: the record says which one is next.
     """
     try:
-        claim = services.ledger.claim(
+        claim = services.ledger.claim_next(
             work_item_id,
             owner=services.owner,
             lease_s=services.settings.lease_s,
+            analyses=services.settings.analyses_of_lane(services.registry),
             at_most={
                 each.name: services.settings.limits_of(each).concurrency
                 for each in services.registry
@@ -219,6 +223,7 @@ def _step(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:
 
 
 def _analyse(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:
+    destinations = destinations_of(claim.generation.plan, services.destinations)
     analysis = services.registry.get(claim.analysis)
     claim = _with_served_model(services, claim)
     limits = services.settings.limits_of(analysis)
@@ -247,7 +252,7 @@ def _analyse(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:
         lambda: services.ledger.save_results(
             claim,
             analysed.objects,
-            destinations=services.destinations,
+            destinations=destinations,
             outcome=analysed.outcome,
             reason=analysed.reason,
             summary=analysed.summary,

@@ -51,6 +51,7 @@ _KINDS: dict[type[Exception], FailureKind] = {
     errors.BadModelOutput: FailureKind.DEFECT,
     errors.DemonstrationModel: FailureKind.REJECTED,
     errors.EncoderMismatch: FailureKind.DEFECT,
+    errors.DestinationGone: FailureKind.TRANSIENT,
     errors.LimitExceeded: FailureKind.DEFECT,
     errors.WorkerError: FailureKind.DEFECT,
     RecordUnavailable: FailureKind.TRANSIENT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -80,6 +81,13 @@ class WorkerSettings(BaseSettings):
         own = self.limits.get(analysis.name)
         changes = {} if own is None else own.model_dump(exclude_none=True)
         return replace(analysis.limits, **changes)
+
+    def analyses_of_lane(self, analyses: Iterable[Analysis]) -> tuple[str, ...]:
+        """Return the names of the analyses that this worker group runs."""
+        is_long = self.lane == "long"
+        return tuple(
+            each.name for each in analyses if self.lane == "all" or each.limits.is_long == is_long
+        )
 
     @property
     def processes(self) -> int:

@@ -172,10 +172,10 @@ class TestRoute:
     def test_spool_that_is_away_postpones(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def away(*_: object) -> None:
+        def away(*_: object, **__: object) -> None:
             raise StorageUnavailable("the spool cannot be read")
 
-        monkeypatch.setattr(execution, "decide", away)
+        monkeypatch.setattr(execution, "decide_all", away)
         route(world.services, world.received())
         (generation,) = world.rows(Generation)
         assert (generation.state, generation.attempts) == ("closed", 1)

@@ -22,6 +22,7 @@ TRANSIENT = {
     "StorageUnavailable",
     "ModelUnavailable",
     "PriorsUnavailable",
+    "DestinationGone",
     "ModelChanged",
     "RecordUnavailable",
     "LeaseLost",

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.queue import queue_name
+from gateway.rules.plan import Plan
 from tests.unit.workers.fakes import DERMOSCOPIC, generation_row, instance_row, study
 from workers import analyses
 from workers.analyses.diagnosis import ANALYSIS
@@ -143,14 +144,14 @@ class TestDiagnosisMatch:
 
 class TestDecide:
     def test_one_decision_with_a_reason_for_each_analysis(self) -> None:
-        (decision,) = decide(study(instance_row(1)), [ANALYSIS])
+        decision = decide(study(instance_row(1)), ANALYSIS, Plan())
         assert decision.analysis == "diagnosis"
         assert decision.applies
         assert "1 dermoscopic" in decision.reason
 
     def test_a_study_without_a_match_is_explained(self) -> None:
         row = instance_row(1, sop_class_uid=SLIDE, modality="SM")
-        reason = explain_no_match(generation_row(row), decide(study(row), [ANALYSIS]))
+        reason = explain_no_match(generation_row(row), [decide(study(row), ANALYSIS, Plan())])
         assert "1 of SM" in reason
         assert "diagnosis: no dermoscopic" in reason
 
@@ -171,7 +172,6 @@ class TestDecide:
             instance_row(number, sop_class_uid=uid, modality=modality)
             for number, (uid, modality) in enumerate(content)
         ]
-        first, second = decide(study(*rows), [ANALYSIS]), decide(study(*rows), [ANALYSIS])
+        first, second = (decide(study(*rows), ANALYSIS, Plan()) for _ in range(2))
         assert first == second
-        assert len(first) == 1
-        assert first[0].reason
+        assert first.reason
