@@ -56,10 +56,16 @@ class Run:
     stop: threading.Event = field(default_factory=threading.Event)
     fault: BaseException | None = None
 
+    load_generator: random.Random = field(default_factory=random.Random)
+
     def send_load(self, per_hour: float) -> None:
         """Send studies at random moments, each until it is acknowledged."""
         try:
-            while not self.stop.wait(self.generator.expovariate(per_hour / 3600.0)):
+            due = time.monotonic()
+            while True:
+                due += self.load_generator.expovariate(per_hour / 3600.0)
+                if self.stop.wait(max(0.0, due - time.monotonic())):
+                    return
                 (path,) = self.site.make()
                 uid = str(pydicom.dcmread(path, stop_before_pixels=True).StudyInstanceUID)
                 while not self.site.send_once([path]):
@@ -185,7 +191,11 @@ def main() -> int:
         folder = Path(args.keep or scratch).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         with site(folder / "s", embedded=True) as found:
-            run = Run(site=found, generator=random.Random(seed))
+            run = Run(
+                site=found,
+                generator=random.Random(seed),
+                load_generator=random.Random(seed + 1),
+            )
             try:
                 soak(run, args.minutes, args.kill_every, args.studies_per_hour)
                 is_kept = judge(run)
