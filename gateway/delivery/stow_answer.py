@@ -7,10 +7,9 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
-from pydicom import Dataset
 
 from gateway.delivery.routes import ObjectState, Outcome, Outgoing, classify_status
 from gateway.dicom.tls import tls_fault
@@ -58,19 +57,43 @@ class Answer:
         value = self._headers.get("retry-after", "").strip()
         return float(value) if value.isdigit() and len(value) < 6 else None
 
-    def data_sets(self) -> list[Dataset]:
-        """Return the data sets of the body; none where it is no DICOM JSON."""
+    def data_sets(self) -> list[Mapping[str, Any]]:
+        """Return the data sets of the body (PS3.18 F.2); none where it is no DICOM JSON.
+
+        They are not read by pydicom, which logs values that it does not like.
+        """
         try:
             found: Any = json.loads(self._content)
-            models = found if isinstance(found, list) else [found]
-            return [Dataset.from_json(model) for model in models if isinstance(model, dict)]
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            # pydicom's reader assumes DICOM JSON; some services answer in XML, HTML or not at all.
-            return []
+        except (ValueError, RecursionError):
+            return []  # some services answer in XML, HTML or not at all
+        return _models(found if isinstance(found, list) else [found])
 
     def listed(self) -> set[str]:
         """Return the SOP Instance UIDs of a QIDO-RS answer."""
-        return {str(ds.get("SOPInstanceUID", "")) for ds in self.data_sets()}
+        return {uid for ds in self.data_sets() for uid in _values(ds, _SOP_INSTANCE_UID, str)}
+
+
+_T = TypeVar("_T")
+
+# PS3.18 F.2.2: tags are the names of attributes.
+_SOP_INSTANCE_UID = "00080018"
+_REFERENCED_SOP_INSTANCE_UID = "00081155"
+_WARNING_REASON = "00081196"
+_FAILURE_REASON = "00081197"
+_FAILED_SOP_SEQUENCE = "00081198"
+_REFERENCED_SOP_SEQUENCE = "00081199"
+_OTHER_FAILURES_SEQUENCE = "0008119A"
+
+
+def _models(found: Any) -> list[Mapping[str, Any]]:
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+
+
+def _values(ds: Mapping[str, Any], tag: str, kind: type[_T]) -> list[_T]:
+    """Return the values of an attribute that are of the kind they should be."""
+    attribute = ds.get(tag)
+    found = attribute.get("Value") if isinstance(attribute, dict) else None
+    return [each for each in found if isinstance(each, kind)] if isinstance(found, list) else []
 
 
 def judge(each: Outgoing, answer: Answer) -> Outcome:
@@ -95,20 +118,20 @@ def judge(each: Outgoing, answer: Answer) -> Outcome:
 def _reason_for(each: Outgoing, answer: Answer) -> tuple[int | None, bool]:
     """Return the Failure or Warning Reason of an object, and whether it is a failure."""
     for ds in answer.data_sets():
-        for item in ds.get("FailedSOPSequence") or ():
-            if _is_about(item, each) and isinstance(item.get("FailureReason"), int):
-                return int(item.FailureReason), True
-        for item in ds.get("ReferencedSOPSequence") or ():
-            if _is_about(item, each) and isinstance(item.get("WarningReason"), int):
-                return int(item.WarningReason), False
-        for item in ds.get("OtherFailuresSequence") or ():
-            if isinstance(item.get("FailureReason"), int):
-                return int(item.FailureReason), True
+        for sequence, tag in (
+            (_FAILED_SOP_SEQUENCE, _FAILURE_REASON),
+            (_REFERENCED_SOP_SEQUENCE, _WARNING_REASON),
+            (_OTHER_FAILURES_SEQUENCE, _FAILURE_REASON),
+        ):
+            for item in _values(ds, sequence, dict):
+                if sequence == _OTHER_FAILURES_SEQUENCE or _is_about(item, each):
+                    for reason in _values(item, tag, int):
+                        return reason, tag == _FAILURE_REASON
     return None, False
 
 
-def _is_about(item: Dataset, each: Outgoing) -> bool:
-    return bool(item.get("ReferencedSOPInstanceUID") == each.sop_instance_uid)
+def _is_about(item: Mapping[str, Any], each: Outgoing) -> bool:
+    return each.sop_instance_uid in _values(item, _REFERENCED_SOP_INSTANCE_UID, str)
 
 
 def words_of(status_code: int) -> str:

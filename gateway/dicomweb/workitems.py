@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 router = APIRouter()
 
 _MAX_BODY_BYTES = 64 * 1024
+_REASON, _REASON_CODES, _CODE_MEANING = "00741238", "0074100E", "00080104"
 _WARNINGS = {
     CancelAnswer.ALREADY_CANCELED: "The UPS is already in the requested state of CANCELED.",
     CancelAnswer.ALREADY_COMPLETED: "The UPS is already COMPLETED.",
@@ -189,17 +190,16 @@ def _reason_in(body: bytes, content_type: str) -> str:
         return ""
     if MediaType.parse(content_type).essence not in (model.JSON, model.PLAIN_JSON):
         raise WebRequestRefused("the body must be application/dicom+json", 415)
+    # Not by pydicom: it logs values that it does not like.
     try:
         found: Any = json.loads(body)
-        (attributes,) = found if isinstance(found, list) else [found]
-        ds = Dataset.from_json(attributes)
-        reason = str(ds.get("ReasonForCancellation") or "")
-        codes = ds.get("ProcedureStepDiscontinuationReasonCodeSequence") or ()
-        meanings = [str(code.get("CodeMeaning", "")) for code in codes]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-        # pydicom's reader assumes DICOM JSON and fails on anything else in one of these ways.
+        (ds,) = found if isinstance(found, list) else [found]
+        said = [str(value) for value in ds.get(_REASON, {}).get("Value", ())]
+        for code in ds.get(_REASON_CODES, {}).get("Value", ()):
+            said += [str(value) for value in code.get(_CODE_MEANING, {}).get("Value", ())]
+    except (ValueError, TypeError, AttributeError, RecursionError) as exc:
         raise WebRequestRefused("the body is no data set in DICOM JSON") from exc
-    return "; ".join(filter(None, (reason, *meanings)))
+    return "; ".join(filter(None, said))
 
 
 # -- what is not for others to do ------------------------------------------------------------------
