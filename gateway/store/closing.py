@@ -10,22 +10,21 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydicom import Dataset
 from sqlalchemy import Connection, Engine, and_, delete, func, or_, select, update
 
 from gateway.errors import RecordUnavailable
 from gateway.faults import failpoint
-from gateway.rules.conditions import InstanceFacts
 from gateway.rules.headers import HeaderReader, TimeIsUp
 from gateway.rules.plan import Plan
-from gateway.rules.ruleset import RuleSet, StudyFacts
+from gateway.rules.ruleset import RuleSet
 from gateway.store import states
 from gateway.store.engine import Clock, reading, utc_now, writing
 from gateway.store.own_results import OWN_TAGS, Doubtful, are_made_of_ours
+from gateway.store.rule_facts import MAX_HEADERS, Row, accepted_instances, facts_of
 from gateway.store.study_holds import hold_study
 from gateway.store.tables import (
     AssociationEnd,
@@ -37,12 +36,7 @@ from gateway.store.tables import (
 
 log = logging.getLogger(__name__)
 
-MAX_HEADERS = 5000
-"""Instances of one study whose headers the rules see; of the others they see the record only."""
 _BATCH = 500
-
-# The type parameters of Row differ between SQLAlchemy 2.0 and 2.1.
-Row = Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,30 +49,6 @@ class _Verdict:
     """Why it closes now; empty where it waits."""
     missing: str
     """What was expected and did not come; empty otherwise."""
-
-
-class RecordedInstance:
-    """One received instance as the rules see it."""
-
-    def __init__(self, row: Row, reader: HeaderReader | None) -> None:
-        self._row = row
-        self._reader = reader
-        self._fields = {
-            "modality": row.modality,
-            "sop_class": row.sop_class_uid,
-            "transfer_syntax": row.transfer_syntax_uid,
-            "calling_ae_title": row.calling_ae_title,
-            "called_ae_title": row.called_ae_title,
-            "source_address": row.peer_address,
-        }
-
-    def field(self, name: str) -> str:
-        """Return what the record knows of it."""
-        return str(self._fields[name])
-
-    def header(self) -> Dataset:
-        """Return its attributes."""
-        return self._reader.read(self._row.path) if self._reader is not None else Dataset()
 
 
 class ClosingDesk:
@@ -158,19 +128,12 @@ class ClosingDesk:
 
     def _look(self, generation: Row, rules: RuleSet, version: int | None, now: dt.datetime) -> bool:
         with reading(self._engine) as connection:
-            rows = _instances(connection, generation)
+            rows = accepted_instances(connection, generation.study_id)
         if self._withdraw_own(generation, rows, now):
             return False
-        instances: list[InstanceFacts] = [
-            RecordedInstance(row, self._reader if index < MAX_HEADERS else None)
-            for index, row in enumerate(rows)
-        ]
-        numbers = {
-            "instances": len(rows),
-            "series": len({row.series_instance_uid for row in rows}),
-            "generation": generation.number,
-        }
-        plan = rules.decide(StudyFacts(instances=instances, numbers=numbers))
+        facts = facts_of(rows, generation.number, self._reader)
+        numbers = facts.numbers
+        plan = rules.decide(facts)
         verdict = self._judge(generation, plan, numbers, now)
         if plan.hold is not None and generation.hold_released_at is None and verdict.because:
             return self._hold(generation, plan, version, now)
@@ -180,7 +143,7 @@ class ClosingDesk:
         return is_closed
 
     def _judge(
-        self, generation: Row, plan: Plan, numbers: dict[str, int], now: dt.datetime
+        self, generation: Row, plan: Plan, numbers: Mapping[str, int], now: dt.datetime
     ) -> _Verdict:
         closes_at = generation.closes_at
         if plan.quiet_window_s is not None:
@@ -357,31 +320,6 @@ def _is_still(generation: Row) -> Any:
         Generation.revision == generation.revision,
         Generation.complete_by == generation.complete_by,
     )
-
-
-def _instances(connection: Connection, generation: Row) -> Sequence[Row]:
-    """Return every accepted instance that the generation holds, its predecessors' included."""
-    return connection.execute(
-        select(
-            Instance.id,
-            Instance.path,
-            Instance.modality,
-            Instance.sop_class_uid,
-            Instance.transfer_syntax_uid,
-            Instance.series_instance_uid,
-            Instance.calling_ae_title,
-            Instance.called_ae_title,
-            Instance.peer_address,
-            Instance.generation_id,
-            Instance.is_derived,
-        )
-        .where(
-            Instance.study_id == generation.study_id,
-            Instance.disposition == "accepted",
-            Instance.purged_at.is_(None),
-        )
-        .order_by(Instance.id)
-    ).all()
 
 
 def _is_empty(connection: Connection, generation: Row) -> bool:
