@@ -26,16 +26,9 @@ from gateway.store.tables import Base, Instance
 from gateway.store.values import Scheduled
 from tests.lentigo import ROOT
 from tests.records import Record, TestClock, association, header, new_object, postgresql_database
-from tests.servers import postgres, require, wait_until
+from tests.servers import wait_until
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    require("postgres")
-    with postgres(tmp_path_factory.mktemp("postgres")) as url:
-        yield url
 
 
 @pytest.fixture
@@ -47,7 +40,7 @@ def stores(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[dict[str,
     for name, kind in zip(("live", "new"), kinds, strict=True):
         url = ""
         if kind == POSTGRESQL:
-            contexts.append(postgresql_database(request.getfixturevalue("server")))
+            contexts.append(postgresql_database(request.getfixturevalue("postgresql_server")))
             url = contexts[-1].__enter__()
         found[name] = StoreSettings(home=tmp_path / name, database_url=url)
     yield found
