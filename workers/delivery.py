@@ -7,7 +7,6 @@ the work item goes back to the record, and the answer makes it due.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +15,6 @@ from typing import Protocol
 from gateway.delivery.confirmation import CommitmentView, Next, Step, decide
 from gateway.delivery.routes import ObjectState, Outcome, Outgoing
 from gateway.faults import failpoint
-from gateway.store.engine import utc_now
 from gateway.store.values import Claim, DeliveryRow
 from workers.failure import FailureKind
 
@@ -25,6 +23,7 @@ RESEND_EVERY = 5
 MOST_FAULTS = 50
 """Associations in a row that a destination may end at one object before that counts as refused."""
 
+_SHORTEST_WAIT_S = 0.5
 _UNFINISHED = (ObjectState.PENDING, ObjectState.STORED)
 
 
@@ -158,7 +157,6 @@ def deliver(
     *,
     commitments: Commitments | None = None,
     confirm: str = "auto",
-    clock: Callable[[], dt.datetime] = utc_now,
 ) -> Delivered:
     """Make one attempt at everything that is not confirmed or refused yet.
 
@@ -201,7 +199,6 @@ def deliver(
                 results=results,
                 faults=faults,
                 confirm=confirm,
-                clock=clock,
             )
             _serve(progress, still, plan)
     if progress.waiting:
@@ -218,7 +215,6 @@ class _Plan:
     results: Path
     faults: Mapping[int, int]
     confirm: str
-    clock: Callable[[], dt.datetime]
 
 
 def _serve(progress: _Progress, still: Sequence[DeliveryRow], plan: _Plan) -> None:
@@ -228,7 +224,7 @@ def _serve(progress: _Progress, still: Sequence[DeliveryRow], plan: _Plan) -> No
     answers = kept.unsettled(item, plan.destination)
     views = kept.load(item)
     steps = {each.id: _next(each, views, plan.confirm) for each in still}
-    asked = [each for each in still if not _settled(progress, each, steps, views, plan.clock())]
+    asked = [each for each in still if not _settled(progress, each, steps, views)]
     if asked:
         outgoing = [
             _outgoing(each, plan, steps[each.id], views, progress.claim.attempt) for each in asked
@@ -253,7 +249,6 @@ def _settled(
     row: DeliveryRow,
     steps: Mapping[int, Step],
     views: Mapping[int, CommitmentView],
-    now: dt.datetime,
 ) -> bool:
     """Mark what needs no word with the destination; return False for what does."""
     step = steps[row.id]
@@ -262,20 +257,19 @@ def _settled(
     elif step.next is Next.REFUSED:
         outcome = Outcome(id=row.id, state=ObjectState.REFUSED, reason=step.reason)
     elif step.next is Next.WAIT:
-        outcome = _awaiting(row, step, views[row.id], now)
+        outcome = _awaiting(row, step, views[row.id])
     else:
         return False
     progress.note(row, outcome, is_awaited=step.next is Next.WAIT)
     return True
 
 
-def _awaiting(row: DeliveryRow, step: Step, view: CommitmentView, now: dt.datetime) -> Outcome:
-    assert view.waits_until is not None
+def _awaiting(row: DeliveryRow, step: Step, view: CommitmentView) -> Outcome:
     return Outcome(
         id=row.id,
         state=ObjectState.STORED,
         reason=step.reason,
-        retry_in_s=max(0.5, (view.waits_until - now).total_seconds()),
+        retry_in_s=max(_SHORTEST_WAIT_S, view.waits_s or 0.0),
     )
 
 
@@ -301,8 +295,8 @@ def _take_outcomes(
                 reason="",
                 confirmed_by="commitment",
             )
-        elif outcome.state is ObjectState.STORED and view.waits_until is not None:
-            awaiting = _awaiting(row, decide(view, plan.confirm), view, plan.clock())
+        elif outcome.state is ObjectState.STORED and view.waits_s is not None:
+            awaiting = _awaiting(row, decide(view, plan.confirm), view)
             outcome = replace(awaiting, status=outcome.status)
             is_awaited = True
         progress.note(row, outcome, is_awaited=is_awaited)

@@ -13,7 +13,6 @@ commitment   always               never     never
 
 from __future__ import annotations
 
-import datetime as dt
 import enum
 from dataclasses import dataclass
 
@@ -51,8 +50,8 @@ class CommitmentView:
     """What a destination said about the storage commitment of one object, over all requests."""
 
     is_committed: bool = False
-    waits_until: dt.datetime | None = None
-    """The newest request has no answer yet and is waited for until then."""
+    waits_s: float | None = None
+    """The newest request has no answer yet and is waited for so many more seconds."""
     failure_reason: int | None = None
     """Of the newest answer, where that is a failure (PS3.3 C.14.1.1)."""
     failures: int = 0
@@ -88,7 +87,7 @@ def decide(view: CommitmentView, confirm: str) -> Step:
     """
     if view.is_committed:
         return Step(next=Next.CONFIRM)
-    if view.waits_until is not None:
+    if view.waits_s is not None:
         return Step(next=Next.WAIT, reason="stored; storage commitment was asked for")
     if view.is_declined and confirm != "commitment":
         return Step(next=Next.ASK, asks_commitment=False)

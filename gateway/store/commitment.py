@@ -30,7 +30,8 @@ from gateway.store.tables import (
 COMMITTED = "committed"
 FAILED = "failed"
 
-_SILENT_REQUESTS = 3
+MOST_SILENT = 3
+"""Requests in a row without an answer after which a destination is not waited for any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +145,9 @@ class CommitmentBook:
                     ),
                 )
                 .order_by(CommitmentRequest.id.desc())
-                .limit(_SILENT_REQUESTS)
+                .limit(MOST_SILENT)
             ).all()
-        return len(newest) == _SILENT_REQUESTS and all(row.answered_at is None for row in newest)
+        return len(newest) == MOST_SILENT and all(row.answered_at is None for row in newest)
 
     def answer(
         self,
@@ -347,7 +348,7 @@ def _status(asked: Sequence[Any], now: dt.datetime) -> CommitmentView:
     since = asked[after:]
     return CommitmentView(
         is_committed=newest is not None and newest.answer == COMMITTED,
-        waits_until=last.expires_at if is_waiting else None,
+        waits_s=(last.expires_at - now).total_seconds() if is_waiting else None,
         failure_reason=newest.failure_reason if newest is not None else None,
         failures=sum(row.answer == FAILED for row in answers),
         unanswered=sum(

@@ -31,7 +31,7 @@ from gateway.store.deliveries import DeliveryDesk
 from gateway.store.destinations import DestinationBoard
 from gateway.store.engine import migrate, open_engine, utc_now
 from gateway.store.received_commitments import ReceivedCommitments
-from gateway.store.tables import Delivery, Event, ReceivedCommitment, ResultObject, WorkItem
+from gateway.store.tables import Delivery, Event, ReceivedCommitment, ResultObject, Study, WorkItem
 from tests.records import Record, TestClock, new_object
 from tests.storage_scp import write_object
 from workers.execution import Services, work
@@ -185,6 +185,12 @@ class Site:
         with self.engine.connect() as connection:
             uids = select(ResultObject.sop_instance_uid).where(ResultObject.work_item_id == item)
             return set(connection.execute(uids).scalars())
+
+    def study(self) -> str:
+        """Return the Study Instance UID of the newest study."""
+        with self.engine.connect() as connection:
+            uids = select(Study.study_instance_uid).order_by(Study.id.desc()).limit(1)
+            return str(connection.execute(uids).scalar_one())
 
     def state(self, item: int) -> str:
         with self.engine.connect() as connection:

@@ -17,6 +17,7 @@ from tests.servers import orthanc, wait_until
 from tests.servers.orthanc import Orthanc
 
 WITHIN_S = 30.0
+STUDY = "1.2.826.0.1.3680043.10.511.1"
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +47,13 @@ def test_results_are_confirmed_by_the_report_that_reaches_our_listener(
 
 
 def test_what_the_pacs_turns_out_to_lack_is_sent_again(home: Site, pacs: Orthanc) -> None:
+    if pacs.find_study(STUDY):  # of the test before
+        pacs.delete_study(STUDY)
     item = home.analysed(to(pacs))
     home.pretend_stored(item)
     assert home.drive(item, commitment_linger_s=5.0) == "COMPLETED"
     assert [each[:2] for each in home.deliveries()] == [("CONFIRMED", "commitment")] * len(CLASSES)
-    held = {each.sop_instance_uid for each in pacs.instances("1.2.826.0.1.3680043.10.511.1")}
+    held = {each.sop_instance_uid for each in pacs.instances(STUDY)}
     assert home.result_uids(item) <= held
     assert home.timeline("commitment") == ["commitment.asked", "commitment.answered"] * 2
 
