@@ -311,7 +311,7 @@ def check_weaknesses(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             part="security",
             verdict=FAIL if is_failure else WARN,
-            said=f"{each.said}{insisted} [{each.name}]",
+            said=f"{each.name}: {each.said}{insisted}",
             remedy=each.cure,
         )
     if not found:
