@@ -24,6 +24,7 @@ COMMANDS = {
     "wrap": ("gateway.sending.wrap", "turn JPEG or PNG pictures into DICOM"),
     "send": ("gateway.sending.send", "send DICOM files or folders to a PACS or to Lentigo"),
     "attach": ("gateway.attach", "attach a JSON, FHIR or CSV document to a study"),
+    "resend": ("gateway.delivery.resend", "send the results of a study once more"),
     "status": ("gateway.status", "say where each study is"),
     "rules": ("gateway.rules.command", "check, try and show the routing rules"),
     "complete": ("gateway.control", "close a study now"),

@@ -70,7 +70,7 @@ def associate(destination: Destination, proposal: Proposal, tls: TlsSettings) ->
     answer_timeout_s = proposal.answer_timeout_s or proposal.timeout_s
     ae.connection_timeout = ae.acse_timeout = proposal.timeout_s
     ae.dimse_timeout = ae.network_timeout = answer_timeout_s
-    line = _Line(_context(destination, tls), silence_s=answer_timeout_s)
+    line = _Line(peer_context(destination, tls), silence_s=answer_timeout_s)
     try:
         assoc = ae.associate(
             destination.host,
@@ -89,8 +89,16 @@ def associate(destination: Destination, proposal: Proposal, tls: TlsSettings) ->
     raise _refusal(assoc, line.error)
 
 
-def _context(destination: Destination, tls: TlsSettings) -> ssl.SSLContext | None:
-    """Return a fresh TLS context, so that a renewed certificate needs no restart."""
+def peer_context(destination: Destination, tls: TlsSettings) -> ssl.SSLContext | None:
+    """Return a fresh TLS context, so that a renewed certificate needs no restart.
+
+    None for a destination that is spoken to in plain TCP.
+
+    Raises
+    ------
+    AssociationRefused
+        A certificate or CA file cannot be used; the message names it.
+    """
     if not destination.is_tls:
         return None
     if not tls.ca:

@@ -24,9 +24,12 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import build_context
 
-from gateway.delivery.sender import Destination
+from gateway.delivery.routes import Destination
+from gateway.delivery.scu import peer_context
 from gateway.dicom.file_meta import IMPLEMENTATION_CLASS_UID
+from gateway.dicom.tls import tls_fault
 from gateway.errors import AssociationLost, AssociationRefused
+from gateway.settings import TlsSettings
 
 MAX_CONTEXTS = 128  # PS3.8 9.3.2.2: odd identifiers 1 to 255
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
@@ -132,6 +135,7 @@ class StoreAssociation:
             )
         except OSError as exc:
             raise AssociationRefused(f"cannot connect: {exc.strerror or exc}") from exc
+        connection = _secured(connection, destination)
         # With Nagle's algorithm on, each instance would wait some 40 ms for a delayed ACK.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         association = cls(connection)
@@ -296,6 +300,23 @@ class StoreAssociation:
         return data
 
 
+def _secured(connection: socket.socket, destination: Destination) -> socket.socket:
+    """Return the connection over TLS, where the destination is spoken to in that way."""
+    try:
+        context = peer_context(destination, TlsSettings())
+        if context is None:
+            return connection
+        return context.wrap_socket(connection, server_hostname=destination.host)
+    except AssociationRefused:
+        connection.close()
+        raise
+    except OSError as exc:
+        connection.close()
+        fault = tls_fault(exc)
+        why = fault.value if fault is not None else _describe(exc)
+        raise AssociationRefused(f"no TLS connection: {why}") from exc
+
+
 def _association_request(
     called_ae_title: str, calling_ae_title: str, contexts: Sequence[Context]
 ) -> bytes:
@@ -348,5 +369,6 @@ def _describe(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "the peer went silent"
     if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
+        fault = tls_fault(error)
+        return fault.value if fault is not None else error.strerror or type(error).__name__
     return str(error) if isinstance(error, AssociationLost) else "an answer that cannot be read"
