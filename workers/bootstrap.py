@@ -120,7 +120,15 @@ def _priors(settings: Settings, engine: Engine) -> Callable[[int], RecordPriors]
         archive = DicomwebArchive(settings.priors, filer, spool)
     elif settings.priors.pacs.strip():
         pacs = Destination.parse(settings.priors.pacs)
-        archive = DimseArchive(pacs, settings.listener.ae_title, settings.priors)
+        spool = open_spool(settings.store, settings.listener)
+        archive = DimseArchive(
+            pacs,
+            settings.listener.ae_title,
+            settings.priors,
+            filer=InstanceFiler(Intake(engine, CompletenessSettings()), spool),
+            spool=spool,
+            tls=settings.tls,
+        )
 
     def priors_for(attempt: int) -> RecordPriors:
         return RecordPriors(index, archive, is_last_attempt=attempt >= settings.priors.attempts)

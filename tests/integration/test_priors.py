@@ -117,7 +117,13 @@ class Home:
             url = {"dicomweb_url": pacs.dicomweb_url}
             return DicomwebArchive(PriorSettings(**(url | settings)), filer, self.spool)
         destination = Destination(ae_title=pacs.ae_title, host=pacs.host, port=pacs.port)
-        return DimseArchive(destination, AE_TITLE, PriorSettings(**settings))
+        return DimseArchive(
+            destination,
+            AE_TITLE,
+            PriorSettings(retrieve="get" if kind == "get" else "move", **settings),
+            filer=InstanceFiler(self.intake, self.spool),
+            spool=self.spool,
+        )
 
     def priors(self, archive: Archive | None, *, is_last_attempt: bool = True) -> RecordPriors:
         return RecordPriors(self.index, archive, is_last_attempt=is_last_attempt)
@@ -159,7 +165,7 @@ def uids(home: Home, archive: Archive | None, now: tuple[int, InstanceRow]) -> l
     return [each.instance.sop_instance_uid for each in found.of[now[1].sop_instance_uid]]
 
 
-@pytest.mark.parametrize("kind", ["dimse", "dicomweb"])
+@pytest.mark.parametrize("kind", ["dimse", "get", "dicomweb"])
 def test_earlier_images_of_the_lesion_are_fetched_kept_and_not_analysed(
     kind: str, pacs: Orthanc, home: Home, now: tuple[int, InstanceRow]
 ) -> None:
@@ -173,7 +179,7 @@ def test_earlier_images_of_the_lesion_are_fetched_kept_and_not_analysed(
         assert len(connection.execute(select(Generation)).all()) == 1
 
 
-@pytest.mark.parametrize("kind", ["dimse", "dicomweb"])
+@pytest.mark.parametrize("kind", ["dimse", "get", "dicomweb"])
 def test_pacs_is_not_asked_for_what_the_record_holds(
     kind: str, pacs: Orthanc, home: Home, now: tuple[int, InstanceRow]
 ) -> None:
