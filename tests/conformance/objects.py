@@ -172,8 +172,9 @@ _FIXED_TAGS = {
     for keyword in (
         "SOPClassUID", "Modality", "SpecificCharacterSet", "Manufacturer", "ManufacturerModelName",
         "ConversionType", "CompletionFlag", "VerificationFlag", "PreliminaryFlag", "ValueType",
-        "ContinuityOfContent", "SegmentationType", "BurnedInAnnotation", "PhotometricInterpretation",
-        "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+        "ContinuityOfContent", "SegmentationType", "BurnedInAnnotation",
+        "PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit",
+        "PixelRepresentation",
         "PlanarConfiguration", "LossyImageCompression", "MIMETypeOfEncapsulatedDocument",
         "ContentQualification", "TimezoneOffsetFromUTC", "DimensionOrganizationType",
         "RecognizableVisualFeatures", "ContentLabel", "PresentationLUTShape",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -35,6 +36,7 @@ _SERVICE_CLASSES = {
 }
 
 
+@functools.cache
 def named_uids() -> dict[str, set[str]]:
     """Return every UID of PS3.6 that gateway and workers name, with the modules that do."""
     found: dict[str, set[str]] = {}
@@ -42,7 +44,10 @@ def named_uids() -> dict[str, set[str]]:
         for path in sorted((ROOT / folder).rglob("*.py")):
             if "demo" in path.parts:
                 continue
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            source = path.read_text("utf-8")
+            if "1.2.840.10008." not in source:
+                continue
+            for node in ast.walk(ast.parse(source)):
                 text = node.value if isinstance(node, ast.Constant) else None
                 if isinstance(text, str) and re.fullmatch(r"1\.2\.840\.10008(\.\d+)+", text):
                     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
