@@ -84,12 +84,17 @@ def answer(
     status_code: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return data sets as an HTTP response; an array in JSON, one data set in XML."""
+    """Return data sets as an HTTP response.
+
+    In JSON several are an array (PS3.18 F.2.1), and one given by itself is one object: so the
+    Store Instances Response is read by dicomweb-client and Orthanc. XML holds the first.
+    """
     several = [found] if isinstance(found, Dataset) else list(found)
     if media_type == XML:
         body = encode_xml(several[0])
     else:
-        body = json.dumps([each.to_json_dict() for each in several]).encode()
+        models = [each.to_json_dict() for each in several]
+        body = json.dumps(models[0] if isinstance(found, Dataset) else models).encode()
     return Response(body, status_code, dict(headers or {}), media_type=media_type)
 
 

@@ -16,7 +16,7 @@ from gateway.errors import MultipartError
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_PREAMBLE_BYTES = 64 * 1024
-_MAX_BOUNDARY = 70  # RFC 2046 5.1.1
+_MAX_BOUNDARY = 200  # RFC 2046 5.1.1 says 70; Orthanc sends 73
 _MAX_PADDING_BYTES = 256
 
 
@@ -93,12 +93,12 @@ class MultipartReader:
     Raises
     ------
     MultipartError
-        The boundary is none (RFC 2046 5.1.1).
+        The boundary is empty, of absurd length or not ASCII.
     """
 
     def __init__(self, boundary: str) -> None:
         if not 1 <= len(boundary) <= _MAX_BOUNDARY or not boundary.isascii():
-            raise MultipartError("the boundary must have 1 to 70 ASCII characters")
+            raise MultipartError(f"the boundary must have 1 to {_MAX_BOUNDARY} ASCII characters")
         self._delimiter = b"\r\n--" + boundary.encode("ascii")
         self._buffer = bytearray(b"\r\n")  # the first delimiter may stand at the very start
         self._state = _State.PREAMBLE

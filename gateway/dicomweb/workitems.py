@@ -135,9 +135,8 @@ async def retrieve(request: Request, uid: str) -> Response:
     )
     root = root_of(request)
 
-    def read() -> Dataset:
-        entry = desk.find(uid)
-        return ups(entry, uid, root, in_full=True)
+    def read() -> list[Dataset]:
+        return [ups(desk.find(uid), uid, root, in_full=True)]
 
     return model.answer(await run_in_threadpool(read), media_type)
 

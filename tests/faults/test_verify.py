@@ -206,13 +206,32 @@ def test_a_study_whose_state_is_not_that_of_its_work(home: Home) -> None:
 
 def test_a_given_up_delivery_that_held_up_its_siblings(home: Home) -> None:
     home.complete()
-    home.change(update(WorkItem).values(state="CANCELED"))
+    home.change(update(WorkItem).values(state="CANCELED", failure_kind="DEFECT"))
     home.change(update(Delivery).values(state="PENDING"))
     assert any("given up while 1 objects waited" in text for text in home.broken())
 
 
+def test_what_was_canceled_on_request_is_no_fault(home: Home) -> None:
+    home.complete()
+    home.change(update(WorkItem).values(state="CANCELED", failure_kind=""))
+    home.change(update(Delivery).values(state="PENDING"))
+    assert not [text for text in home.broken() if "work item" in text]
+
+
+def test_a_study_that_is_held_and_a_queue_may_be_late(home: Home) -> None:
+    first, second = home.record.schedule(), home.record.schedule()
+    home.record.clock.advance(3600)
+    assert len([text for text in home.broken() if "nobody does it" in text]) == 2
+    home.change(update(Study).where(Study.id == 1).values(held_at=home.record.clock()))
+    assert len([text for text in home.broken() if "nobody does it" in text]) == 1
+    home.change(update(Study).values(held_at=None))
+    home.record.claim(second[0])
+    assert first
+    assert not [text for text in home.broken() if "nobody does it" in text]
+
+
 def test_large_records_are_read_in_batches(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.store.verify._BATCH", 2)
+    monkeypatch.setattr("gateway.store.findings._BATCH", 2)
     paths = [home.receive() for _ in range(7)]
     paths[6].unlink()
     found = home.look()["every acknowledged instance and document is on disk, whole"]
