@@ -113,7 +113,7 @@ def _participant(
     if aets:
         found.set("AlternativeUserID", f"AETITLES={_text(aets)}")  # PS3.15 A.5.2.3
     found.set("UserIsRequestor", "true" if requests else "false")
-    if place:
+    if _text(place):
         is_address = re.fullmatch(r"[0-9.]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.%\w]*", place) is not None
         found.set("NetworkAccessPointID", _text(place))
         found.set("NetworkAccessPointTypeCode", _IP_ADDRESS if is_address else _HOST_NAME)

@@ -169,9 +169,7 @@ class Supervisor:
         self._environment = {
             **os.environ,
             _MARK: str(self._home),
-            **as_environment(
-                options.store, options.listener, options.dashboard, options.delivery
-            ),
+            **as_environment(options.store, options.listener, options.dashboard, options.delivery),
             **unless_in_file("LENTIGO_DATABASE_URL", options.store.database_url),
             "LENTIGO_LISTENER_PORT": str(dicom_port),
             "LENTIGO_DASHBOARD_PORT": str(http_port),
@@ -220,9 +218,7 @@ class Supervisor:
             return embedded.redis_command(path, self._options.store.run_folder)
 
         self._services.append(
-            Service(
-                name="redis", command=command, is_ready=is_ready, stop_wave=2, is_foreign=True
-            )
+            Service(name="redis", command=command, is_ready=is_ready, stop_wave=2, is_foreign=True)
         )
 
     def _add_triton(self, grpc_port: int, http_port: int, url: str) -> None:

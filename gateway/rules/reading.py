@@ -86,7 +86,7 @@ def read_rules(text: str, site: Site, *, name: str = "") -> RuleSet:
     try:
         plain = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
-        raise _syntax(str(exc), name) from exc
+        raise _syntax(str(exc), text, name) from exc
     except RecursionError as exc:
         raise RuleFileRefused("values are nested too deeply", name=name) from exc
     places = Places(text)
@@ -98,14 +98,16 @@ def read_rules(text: str, site: Site, *, name: str = "") -> RuleSet:
     return RuleSet(rules=rules, text=text)
 
 
-def _syntax(message: str, name: str) -> RuleFileRefused:
-    found = re.search(r"\(at line (\d+), column (\d+)\)", message)
-    reason = message[: found.start()].strip() if found is not None else message
+def _syntax(message: str, text: str, name: str) -> RuleFileRefused:
+    found = re.search(r"\(at (?:line (\d+), column (\d+)|end of document)\)", message)
+    if found is None:
+        return RuleFileRefused(f"not TOML: {message}", name=name)
+    lines = text.splitlines() or [""]
     return RuleFileRefused(
-        f"not TOML: {reason}",
+        f"not TOML: {message[: found.start()].strip()}",
         name=name,
-        line=int(found[1]) if found is not None else 0,
-        column=int(found[2]) if found is not None else 0,
+        line=int(found[1] or len(lines)),
+        column=int(found[2] or len(lines[-1]) + 1),
     )
 
 

@@ -227,7 +227,9 @@ class Trail:
             What the audit file or a syslog server remembers of single entries.
         """
         faults: list[str] = []
-        wanted = {each.id: each.sha256 for each in anchors}
+        wanted: dict[int, set[str]] = {}
+        for each in anchors:
+            wanted.setdefault(each.id, set()).add(each.sha256)
         last, previous = 0, ""
         with reading(self._engine) as connection:  # one snapshot: entries may be added meanwhile
             head = _head(connection)
@@ -235,8 +237,7 @@ class Trail:
                 found = _page(connection, last, _PAGE, None, None)
                 for entry in found:
                     faults += _faults(entry, last, previous)
-                    anchor = wanted.pop(entry.id, entry.sha256)
-                    if anchor != entry.sha256:
+                    if wanted.pop(entry.id, {entry.sha256}) != {entry.sha256}:
                         faults.append(f"entry {entry.id} is not the one that was handed on")
                     last, previous = entry.id, entry.sha256
                 if len(found) < _PAGE:

@@ -25,7 +25,7 @@ from gateway.store.engine import open_engine, reading
 from gateway.store.status import study_list
 from gateway.store.tables import Instance
 from gateway.store.verify import Subject, verify
-from gateway.verify import check_pacs
+from gateway.verify_pacs import check_pacs
 from tests.lentigo import Lentigo
 from tests.servers import Orthanc, free_port, orthanc, require, wait_until
 from tests.servers.triton_stub import TritonStub, triton_stub

@@ -4,6 +4,7 @@ import argparse
 import datetime as dt
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from gateway.settings import DeliverySettings, StoreSettings
 from gateway.store.engine import migrate, open_engine, writing
 from gateway.store.tables import Delivery, Generation, Instance, ResultObject, Study, WorkItem
 from gateway.store.verify import Finding, Subject, verify
-from gateway.verify import BROKEN, UNKNOWN, PacsUnavailable, check_pacs
+from gateway.verify import BROKEN, UNKNOWN
+from gateway.verify_pacs import PacsUnavailable, check_pacs
 from tests.records import Record, TestClock, association, header, new_object, new_uid, stored
 from tests.storage_scp import StorageScp, write_object
 
@@ -276,7 +278,7 @@ def pacs(home: Home, tmp_path: Path) -> Iterator[ListingScp]:
 
 
 def test_a_pacs_that_holds_what_it_confirmed(home: Home, pacs: ListingScp) -> None:
-    found = check_pacs(home.engine, DeliverySettings())
+    found = check_pacs(home.engine, DeliverySettings(), patience_s=0)
     assert (found.verdict, found.checked) == ("PASS", 1)
 
 
@@ -284,14 +286,16 @@ def test_a_pacs_that_lost_one_has_it_twice_or_has_more(home: Home, pacs: Listing
     import copy
 
     pacs.twice = True
-    assert "listed 2 times" in check_pacs(home.engine, DeliverySettings()).examples[0]
+    assert "listed 2 times" in check_pacs(home.engine, DeliverySettings(), patience_s=0).examples[0]
     pacs.twice = False
     other = copy.deepcopy(pacs.stored[0])
     other.SOPInstanceUID = new_uid()
     pacs.stored.append(other)
-    assert "unknown objects" in check_pacs(home.engine, DeliverySettings()).examples[0]
+    assert (
+        "unknown objects" in check_pacs(home.engine, DeliverySettings(), patience_s=0).examples[0]
+    )
     pacs.stored.clear()
-    found = check_pacs(home.engine, DeliverySettings())
+    found = check_pacs(home.engine, DeliverySettings(), patience_s=0)
     assert (found.verdict, found.broken) == ("FAIL", 1)
     assert "is not there" in found.examples[0]
 
@@ -299,7 +303,24 @@ def test_a_pacs_that_lost_one_has_it_twice_or_has_more(home: Home, pacs: Listing
 def test_a_pacs_that_cannot_be_asked(home: Home, pacs: ListingScp) -> None:
     pacs.find_status = 0xA700
     with pytest.raises(PacsUnavailable, match="with success"):
-        check_pacs(home.engine, DeliverySettings())
+        check_pacs(home.engine, DeliverySettings(), patience_s=0)
+
+
+def test_a_pacs_that_is_still_indexing_is_asked_again(home: Home, pacs: ListingScp) -> None:
+    (kept,) = pacs.stored
+    pacs.stored.clear()
+    later = threading.Timer(1.0, lambda: pacs.stored.append(kept))
+    later.start()
+    found = check_pacs(home.engine, DeliverySettings(), patience_s=60)
+    later.join()
+    assert (found.verdict, found.checked) == ("PASS", 1)
+
+
+def test_a_pacs_without_a_query_service_is_not_known(tmp_path: Path, home: Home) -> None:
+    with StorageScp(offers_find=False).serving() as scp:
+        home.complete(f"PACS@127.0.0.1:{scp.port}")
+        with pytest.raises(PacsUnavailable, match="no C-FIND"):
+            check_pacs(home.engine, DeliverySettings())
 
 
 # -- the command ------------------------------------------------------------------------------

@@ -338,9 +338,9 @@ def test_a_service_answers_and_reports_on_the_same_association(start: Start) -> 
     listener = start(services=(service,))
     reports: list[str] = []
 
-    def on_report(event: evt.Event) -> int:
+    def on_report(event: evt.Event) -> tuple[int, None]:
         reports.append(str(event.event_information.TransactionUID))
-        return 0x0000
+        return 0x0000, None
 
     role = SCP_SCU_RoleSelectionNegotiation()
     role.sop_class_uid = UID(COMMITMENT)
