@@ -1,7 +1,7 @@
-"""upsdicomweb: see the tables of that name."""
+"""Outgoing events, drift, traces: see the tables of those names."""
 
-revision = "0008"
-down_revision = "0007"
+revision = "0010"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
