@@ -9,14 +9,23 @@ from gateway.store.tables.commitment import (
     DestinationHealth,
     ReceivedCommitment,
 )
-from gateway.store.tables.people import Account, Installation, WebSession
+from gateway.store.tables.people import (
+    Account,
+    ApiToken,
+    Installation,
+    PendingLogin,
+    Reveal,
+    WebSession,
+)
 from gateway.store.tables.retention import RetentionHold
+from gateway.store.tables.reviews import Review
 from gateway.store.tables.rules import AssociationEnd, ClockMark, RuleVersion
 from gateway.store.tables.studies import Document, Generation, Identity, Instance, Refusal, Study
 from gateway.store.tables.work import Delivery, Event, ResultObject, WorkItem
 
 __all__ = [
     "Account",
+    "ApiToken",
     "AssociationEnd",
     "AuditEntry",
     "AuditSink",
@@ -34,10 +43,13 @@ __all__ = [
     "Identity",
     "Installation",
     "Instance",
+    "PendingLogin",
     "ReceivedCommitment",
     "Refusal",
     "ResultObject",
     "RetentionHold",
+    "Reveal",
+    "Review",
     "RuleVersion",
     "Study",
     "UtcDateTime",
