@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from gateway.dicom.file_meta import FileMeta, encode_file_meta
-from gateway.dicom.part10 import inspect
 from gateway.dicomweb.file_start import FileStart
 from gateway.dicomweb.multipart import (
     Event,
@@ -34,7 +33,7 @@ from gateway.errors import (
     WebRequestRefused,
 )
 from gateway.listener.acceptance import ACCEPTED_SOP_CLASSES, StoreStatus
-from gateway.listener.filing import InstanceFiler, StoreCommand
+from gateway.listener.filing import InstanceFiler, StoreCommand, header_of
 from gateway.listener.ports import AssociationInfo, InstanceRecord
 from gateway.spool import IncomingFile, Spool
 
@@ -187,11 +186,11 @@ class Reception:
             status=0, sop_class_uid=meta.sop_class_uid, sop_instance_uid=meta.sop_instance_uid
         )
         try:
-            study = inspect(incoming.path).study_instance_uid
+            study = header_of(incoming).study_instance_uid
             if self._study_instance_uid and study != self._study_instance_uid:
                 reason = "Study Instance UID is not that of the request"
                 return self._refused(said, NOT_IN_THE_STUDY, reason)
-        except (InstanceError, OSError):
+        except (InstanceError, SpoolError):
             study = ""  # the filer meets the same, and keeps the bytes in quarantine
         command = StoreCommand(
             affected_sop_class_uid=meta.sop_class_uid,

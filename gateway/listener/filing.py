@@ -78,7 +78,7 @@ class InstanceFiler:
         """
         header: InstanceHeader | None = None
         try:
-            header = self._inspect(received)
+            header = header_of(received)
             _check_command(command, header)
         except InstanceError as exc:
             return self._refuse(received, exc, association, header)
@@ -120,13 +120,6 @@ class InstanceFiler:
         outcome = StoreOutcome(status=StoreStatus(error.status), reason=str(error))
         self._note(outcome, association, None, None)
         return outcome
-
-    def _inspect(self, received: IncomingFile) -> InstanceHeader:
-        try:
-            content = received.content
-            return inspect(received.path) if content is None else inspect_bytes(bytes(content))
-        except OSError as exc:
-            raise SpoolError(f"reading back a received instance: {exc.strerror}") from exc
 
     def _refuse(
         self,
@@ -179,6 +172,23 @@ class InstanceFiler:
                 "a refusal could not be recorded",
                 extra={"action": "refusal.unrecorded", "error": str(exc)},
             )
+
+
+def header_of(received: IncomingFile) -> InstanceHeader:
+    """Return what a received instance says of itself.
+
+    Raises
+    ------
+    InstanceError
+        It is none that can be kept.
+    SpoolError
+        Its bytes cannot be read back.
+    """
+    try:
+        content = received.content
+        return inspect(received.path) if content is None else inspect_bytes(bytes(content))
+    except OSError as exc:
+        raise SpoolError(f"reading back a received instance: {exc.strerror}") from exc
 
 
 def _check_command(command: StoreCommand, header: InstanceHeader) -> None:
