@@ -24,7 +24,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import wording
-from gateway.dashboard import documents, views
+from gateway.dashboard import api, pages, site
+from gateway.dashboard.api import documents
 from gateway.dashboard.auth import Gate
 from gateway.dashboard.live import LiveFeed
 from gateway.dicomweb import application as dicomweb
@@ -40,6 +41,14 @@ log = logging.getLogger(__name__)
 
 _FOLDER = Path(__file__).parent
 _SHUTDOWN_S = 5
+# The short form of the answer to "did the PACS get it?".
+_ARRIVALS = {
+    "yes": "✓ yes",
+    "folder": "folder only",
+    "partly": "⚠ partly",
+    "no": "✕ no",
+    "pending": "not yet",
+}
 
 
 def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engine) -> FastAPI:
@@ -62,20 +71,22 @@ def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engin
     )
     # Cookies know no port: two instances on one host must not share a name.
     app.state.cookie = f"lentigo_{dashboard.port}"
-    app.state.services = views.Services(
+    app.state.services = site.Services(
+        engine=engine,
+        store=store,
+        settings=dashboard,
         accounts=accounts,
         status=StatusReader(engine, store.results_folder),
         history=history,
         feed=feed,
         templates=_templates(),
-        home=store.home,
-        results_folder=store.results_folder,
-        session_hours=dashboard.session_hours,
+        navigation=_navigation(),
     )
     app.state.documents = document_desk(store, engine)
     door = dicomweb.install(app, store, engine, accounts)
     app.include_router(documents.router)
-    app.include_router(views.router)
+    for router in (*pages.ROUTERS, *api.ROUTERS):
+        app.include_router(router)
     app.mount("/static", StaticFiles(directory=_FOLDER / "static"), name="static")
     app.add_exception_handler(HTTPException, _show_http_error)
     app.add_exception_handler(RequestValidationError, _show_wrong_request)
@@ -85,9 +96,16 @@ def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engin
     return app
 
 
+def _navigation() -> tuple[tuple[str, str], ...]:
+    """Return the pages in the bar that there are."""
+    served = {getattr(route, "path", "") for router in pages.ROUTERS for route in router.routes}
+    return tuple((path, title) for path, title in site.NAVIGATION if path in served)
+
+
 def _templates() -> Jinja2Templates:
     templates = Jinja2Templates(_FOLDER / "templates")
     templates.env.trim_blocks = templates.env.lstrip_blocks = True
+    templates.env.globals["arrivals"] = _ARRIVALS
     templates.env.filters |= {
         "action": wording.action_words,
         "answer": wording.delivery_answer,
@@ -136,7 +154,7 @@ def _error(request: Request, status_code: int, message: str) -> Response:
     if path.startswith(("/api/", "/dicomweb/")) or path in {"/live", "/healthz"}:
         return JSONResponse({"detail": message}, status_code)
     request.state.session = getattr(request.state, "session", None)
-    return views.page(request, "error.html", {"message": message, "code": status_code}, status_code)
+    return site.page(request, "error.html", {"message": message, "code": status_code}, status_code)
 
 
 def _show_http_error(request: Request, exc: Exception) -> Response:

@@ -20,7 +20,6 @@ from gateway.store.tables import (
     Instance,
     Refusal,
     ResultObject,
-    Study,
     WorkItem,
 )
 
@@ -131,17 +130,13 @@ class HistoryReader:
                 refusals=_refusals(connection, study_id),
             )
 
-    def result_object(self, study_instance_uid: str, sop_instance_uid: str) -> StoredObject | None:
-        """Return one result object of a study; None when it is not known."""
+    def result_object(self, study_id: int, result_object_id: int) -> StoredObject | None:
+        """Return one result object of a study, by their ids; None when it is not known."""
         with reading(self._engine) as connection:
             row = connection.execute(
                 select(ResultObject.role, ResultObject.path, ResultObject.sha256)
                 .join(WorkItem, ResultObject.work_item_id == WorkItem.id)
-                .join(Study, WorkItem.study_id == Study.id)
-                .where(
-                    ResultObject.sop_instance_uid == sop_instance_uid,
-                    Study.study_instance_uid == study_instance_uid,
-                )
+                .where(ResultObject.id == result_object_id, WorkItem.study_id == study_id)
             ).first()
         return StoredObject(**row._mapping) if row is not None else None
 

@@ -47,6 +47,7 @@ class ObjectStatus:
     path: str
     """Absolute."""
     deliveries: tuple[DeliveryStatus, ...]
+    id: int = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ class StudyStatus:
     work_items: tuple[WorkItemStatus, ...]
     """Of all generations, oldest first."""
     id: int = field(repr=False)
-    """Internal; orders the list, newest highest."""
+    """The study's number in the record; orders the list, newest highest."""
 
     @property
     def newest_items(self) -> tuple[WorkItemStatus, ...]:
@@ -106,8 +107,7 @@ class StudyStatus:
     def as_json(self) -> dict[str, Any]:
         """Return plain values for JSON; times in ISO 8601, UTC."""
         plain: dict[str, Any] = _plain(asdict(self))
-        del plain["id"]
-        return plain
+        return {"number": plain.pop("id"), **plain}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +129,8 @@ class StudyFilter:
     """Characters anywhere in the Study Instance UID."""
     before_id: int | None = None
     """Only studies older than this internal id."""
+    ids: tuple[int, ...] = ()
+    """Only these; empty for all."""
     limit: int | None = None
 
 
@@ -145,6 +147,12 @@ class StatusReader:
         query = _studies().where(Study.study_instance_uid == study_instance_uid)
         with reading(self._engine) as connection:
             found = self._load(connection, query)
+        return found[0] if found else None
+
+    def numbered(self, study_id: int) -> StudyStatus | None:
+        """Return one study by its number in the record; None when it is not known."""
+        with reading(self._engine) as connection:
+            found = self._load(connection, _studies().where(Study.id == study_id))
         return found[0] if found else None
 
     def studies(self, wanted: StudyFilter | None = None) -> list[StudyStatus]:
@@ -265,6 +273,7 @@ class StatusReader:
         for row in rows:
             objects[row.work_item_id].append(
                 ObjectStatus(
+                    id=row.id,
                     role=row.role,
                     sop_class_uid=row.sop_class_uid,
                     sop_instance_uid=row.sop_instance_uid,
@@ -301,6 +310,8 @@ def _filtered(query: Query, wanted: StudyFilter) -> Query:
         query = query.where(Study.state == wanted.state)
     if wanted.uid_part:
         query = query.where(Study.study_instance_uid.contains(wanted.uid_part, autoescape=True))
+    if wanted.ids:
+        query = query.where(Study.id.in_(wanted.ids))
     if wanted.before_id is not None:
         query = query.where(Study.id < wanted.before_id)
     return query.limit(wanted.limit) if wanted.limit is not None else query

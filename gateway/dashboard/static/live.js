@@ -175,7 +175,7 @@
     start();
   });
   document.addEventListener("keydown", (event) => {
-    const search = document.getElementById("uid");
+    const search = document.getElementById("find");
     const isTyping = /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement.tagName);
     if (event.key === "/" && search && !isTyping && !event.ctrlKey && !event.metaKey) {
       event.preventDefault();

@@ -1,0 +1,77 @@
+"""One study: where it is, what happened to it, what was made of it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Path, Request, Response
+from fastapi.responses import RedirectResponse
+
+from gateway.dashboard.access import VIEWER, require
+from gateway.dashboard.preview import PICTURE_ROLES, PreviewError, preview_png
+from gateway.dashboard.site import Services, Use, page
+from gateway.store.history import MAX_EVENTS
+from gateway.store.status import StudyStatus
+from gateway.wording import delivery_answer
+
+router = APIRouter(include_in_schema=False, dependencies=[require(VIEWER)])
+
+
+_MAX_NUMBER_DIGITS = 9
+
+RowId = Annotated[int, Path(ge=1, le=2**31 - 1)]
+
+
+def study_of(use: Services, named: str) -> StudyStatus:
+    """Return the study with this number in the record, or this Study Instance UID.
+
+    Raises
+    ------
+    HTTPException
+        404: there is none.
+    """
+    is_number = named.isascii() and named.isdigit() and len(named) <= _MAX_NUMBER_DIGITS
+    study = use.status.numbered(int(named)) if is_number else use.status.study(named)
+    if study is None:
+        raise HTTPException(404, "No such study is known.")
+    return study
+
+
+@router.get("/studies/{named}")
+def show_study(request: Request, use: Use, named: str) -> Response:
+    """Show one study, by its number in the record; an address with its UID leads there."""
+    study_id = study_of(use, named).id
+    if named != str(study_id):
+        return RedirectResponse(f"/studies/{study_id}", 308)
+    mark = use.history.marks([study_id]).get(study_id, "")
+    study = study_of(use, named)
+    history = use.history.history(study_id)
+    return page(
+        request,
+        "study.html",
+        {
+            "mark": mark,
+            "study": study,
+            "answer": delivery_answer(study),
+            "history": history,
+            "is_cut": len(history.events) == MAX_EVENTS,
+            "picture_roles": PICTURE_ROLES,
+        },
+    )
+
+
+@router.get("/studies/{study_id}/objects/{object_id}/preview.png")
+def show_preview(request: Request, use: Use, study_id: RowId, object_id: RowId) -> Response:
+    """Show the picture of an overview object."""
+    found = use.history.result_object(study_id, object_id)
+    if found is None or not found.role.startswith(PICTURE_ROLES):
+        raise HTTPException(404, "There is no such picture.")
+    tag = f'"{found.sha256}"'
+    headers = {"etag": tag, "cache-control": "private, no-cache"}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    try:
+        content = preview_png(use.results_folder, found.path)
+    except PreviewError as exc:
+        raise HTTPException(404, str(exc)) from exc
+    return Response(content, media_type="image/png", headers=headers)
