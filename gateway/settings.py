@@ -17,6 +17,7 @@ from sqlalchemy import URL
 from gateway.delivery.stow_settings import StowSettings
 from gateway.dicomweb.settings import DicomwebSettings
 from gateway.errors import SettingsError
+from gateway.observation.settings import OBSERVATION_SETTINGS
 from gateway.secret_files import SecretSettings, file_variables
 
 PREFIX = "LENTIGO_"
@@ -380,6 +381,7 @@ ALL_SETTINGS: tuple[type[BaseSettings], ...] = (
     AuditSettings,
     RetentionSettings,
     SecuritySettings,
+    *OBSERVATION_SETTINGS,
 )
 
 

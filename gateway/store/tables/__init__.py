@@ -9,6 +9,13 @@ from gateway.store.tables.commitment import (
     DestinationHealth,
     ReceivedCommitment,
 )
+from gateway.store.tables.observation import (
+    DriftSeries,
+    FollowedTable,
+    Notice,
+    SourceRhythm,
+    Tally,
+)
 from gateway.store.tables.people import (
     Account,
     ApiToken,
@@ -38,11 +45,14 @@ __all__ = [
     "DeliveryFault",
     "DestinationHealth",
     "Document",
+    "DriftSeries",
     "Event",
+    "FollowedTable",
     "Generation",
     "Identity",
     "Installation",
     "Instance",
+    "Notice",
     "PendingLogin",
     "ReceivedCommitment",
     "Refusal",
@@ -51,7 +61,9 @@ __all__ = [
     "Reveal",
     "Review",
     "RuleVersion",
+    "SourceRhythm",
     "Study",
+    "Tally",
     "UtcDateTime",
     "WebSession",
     "WorkItem",
