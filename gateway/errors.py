@@ -33,6 +33,10 @@
     ├── SinkUnavailable      a place for audit messages does not take them
     ├── RetentionError       a purge or a hold cannot be done as asked
     ├── PasswordRefused      a new password will not do, or the present one is wrong
+    ├── AccountRefused       an account, its role or an API token cannot be made or changed so
+    ├── LoginRefused         what the OpenID provider says of a login cannot be trusted
+    ├── ReviewRefused        an opinion on a result cannot be signed; says why
+    ├── ModelRefused         a version of a model cannot be put in service; says why
     ├── BackupError          a backup cannot be made or restored
     ├── WrapError            an image file cannot become a DICOM instance
     └── RecordError          the record of studies and work
@@ -204,6 +208,22 @@ class BackupError(GatewayError):
 
 class PasswordRefused(GatewayError):
     """A password cannot be changed; the message says why, for the person at the admin page."""
+
+
+class AccountRefused(GatewayError):
+    """An account, its role or an API token cannot be made or changed so; the message says why."""
+
+
+class LoginRefused(GatewayError):
+    """What the OpenID provider says of a login cannot be trusted; the message says why."""
+
+
+class ReviewRefused(GatewayError):
+    """An opinion on a result cannot be signed; the message says why."""
+
+
+class ModelRefused(GatewayError):
+    """A version of a model cannot be put in service or taken back; the message says why."""
 
 
 class DocumentRefused(GatewayError):

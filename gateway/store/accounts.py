@@ -1,4 +1,4 @@
-"""Accounts of the admin page, their logins, and the audit trail.
+"""Accounts of the admin page, their logins and sessions.
 
 Passwords are kept as argon2id hashes (RFC 9106), session tokens as SHA-256: the record alone lets
 nobody in. Rows of the audit trail are only ever added.
@@ -19,12 +19,12 @@ from sqlalchemy import Connection, Engine, Row, delete, insert, or_, select, upd
 from sqlalchemy.exc import IntegrityError
 
 from gateway.errors import PasswordRefused
+from gateway.roles import ADMIN, Permission, may
 from gateway.store.audit import append
 from gateway.store.engine import Clock, reading, utc_now, writing
-from gateway.store.tables import Account, WebSession
+from gateway.store.tables import Account, Reveal, WebSession
 
-ADMIN = "admin"
-"""The only role so far."""
+__all__ = ["ADMIN", "Accounts", "Caller", "NewSession", "Session"]
 
 MIN_PASSWORD_CHARACTERS = 12
 MAX_PASSWORD_CHARACTERS = 256
@@ -48,6 +48,10 @@ class Session:
     expires_at: dt.datetime
     token_sha256: str
 
+    def may(self, permission: Permission) -> bool:
+        """Whether this person may do something."""
+        return may(self.role, permission)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NewSession:
@@ -60,11 +64,19 @@ class NewSession:
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who sent one request, by name and password."""
+    """Who sent one request, by name and password or by an API token."""
 
     username: str
     role: str
     must_change_password: bool
+    token_role: str = ""
+    """Scope of the API token; empty for a password."""
+
+    def may(self, permission: Permission) -> bool:
+        """Whether this request may do something."""
+        return may(self.role, permission) and (
+            not self.token_role or may(self.token_role, permission)
+        )
 
 
 def _forgive_failures(connection: Connection, account_id: int, now: dt.datetime) -> bool:
@@ -136,6 +148,8 @@ class Accounts:
             kept = connection.execute(
                 select(Account.password_hash).where(Account.id == session.account_id)
             ).scalar_one()
+        if not kept:
+            raise PasswordRefused("this account logs in by the OpenID provider")
         if not self._matches(kept, old):
             self.audit(session.username, "password.change_refused")
             raise PasswordRefused("the present password is wrong")
@@ -169,29 +183,16 @@ class Accounts:
         if account is None:
             return None
         username = account.username
-        token = secrets.token_urlsafe(32)
-        expires_at = now + dt.timedelta(hours=hours)
         with writing(self._engine) as connection:
             # Looked at again: guesses sent all at once would pass the first look together.
             if not _forgive_failures(connection, account.id, now):
                 append(connection, now, username, "login.failed", peer=peer, cause="locked")
                 return None
-            connection.execute(delete(WebSession).where(WebSession.expires_at <= now))
-            connection.execute(
-                insert(WebSession).values(
-                    token_sha256=_sha256(token),
-                    account_id=account.id,
-                    csrf_token=secrets.token_urlsafe(32),
-                    created_at=now,
-                    expires_at=expires_at,
-                )
+            opened = open_session(
+                connection, account.id, now, hours, must_change=account.must_change_password
             )
             append(connection, now, username, "login", peer=peer)
-        return NewSession(
-            token=token,
-            expires_at=expires_at,
-            must_change_password=account.must_change_password,
-        )
+        return opened
 
     def authenticate(self, username: str, password: str, *, peer: str) -> Caller | None:
         """Check name and password of one request, without a session.
@@ -220,9 +221,13 @@ class Accounts:
             account = connection.execute(
                 select(Account).where(Account.username == username)
             ).first()
-        is_right = self._matches(account.password_hash if account else self._decoy(), password)
+        kept = account.password_hash if account else ""  # '': one of the OpenID provider
+        is_right = self._matches(kept or self._decoy(), password)
         if account is None:
             self.audit("", "login.failed", peer=peer, cause="unknown account")
+            return None
+        if account.disabled_at is not None:
+            self.audit(username, "login.failed", peer=peer, cause="disabled")
             return None
         if account.locked_until is not None and account.locked_until > now:
             self.audit(username, "login.failed", peer=peer, cause="locked")
@@ -264,7 +269,11 @@ class Accounts:
                     WebSession.token_sha256,
                 )
                 .join(Account, WebSession.account_id == Account.id)
-                .where(WebSession.token_sha256 == _sha256(token), WebSession.expires_at > now)
+                .where(
+                    WebSession.token_sha256 == sha256_of(token),
+                    WebSession.expires_at > now,
+                    Account.disabled_at.is_(None),
+                )
             ).first()
         return Session(**row._mapping) if row is not None else None
 
@@ -272,9 +281,8 @@ class Accounts:
         """End a session."""
         now = self._clock()
         with writing(self._engine) as connection:
-            connection.execute(
-                delete(WebSession).where(WebSession.token_sha256 == session.token_sha256)
-            )
+            for table in (Reveal, WebSession):
+                connection.execute(delete(table).where(table.token_sha256 == session.token_sha256))
             append(connection, now, session.username, "logout")
 
     # -- audit ------------------------------------------------------------------------------
@@ -286,6 +294,10 @@ class Accounts:
             append(connection, now, actor, action, **detail)
 
     # -- passwords --------------------------------------------------------------------------
+
+    def hashed(self, password: str) -> str:
+        """Return what is kept of a password."""
+        return self._hash(password)
 
     def _hash(self, password: str) -> str:
         with _HASHING:
@@ -322,5 +334,26 @@ def _check_new_password(username: str, old: str, new: str) -> None:
         raise PasswordRefused("the new password repeats too few characters")
 
 
-def _sha256(token: str) -> str:
+def open_session(
+    connection: Connection, account_id: int, now: dt.datetime, hours: float, *, must_change: bool
+) -> NewSession:
+    """Make a session in the transaction of ``connection``; those that ran out go."""
+    token = secrets.token_urlsafe(32)
+    expires_at = now + dt.timedelta(hours=hours)
+    connection.execute(delete(Reveal).where(Reveal.until <= now))
+    connection.execute(delete(WebSession).where(WebSession.expires_at <= now))
+    connection.execute(
+        insert(WebSession).values(
+            token_sha256=sha256_of(token),
+            account_id=account_id,
+            csrf_token=secrets.token_urlsafe(32),
+            created_at=now,
+            expires_at=expires_at,
+        )
+    )
+    return NewSession(token=token, expires_at=expires_at, must_change_password=must_change)
+
+
+def sha256_of(token: str) -> str:
+    """Return what is kept of a token: hexadecimal SHA-256 of its UTF-8."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
