@@ -16,6 +16,7 @@ from workers.acks import AckWatch
 from workers.alive import alive_step
 from workers.analysis import Registry
 from workers.bootstrap import Settings, build_services, offered_analyses
+from workers.leftovers import end_leases_of_the_dead
 from workers.settings import WorkerSettings
 from workers.tasks import ServicesOfProcess, register_tasks
 
@@ -105,6 +106,9 @@ def run(settings: Settings) -> int:
     signals.setup_logging.connect(_keep_logging)
     signals.worker_ready.connect(
         lambda **_: _leave_note(settings.store.run_folder / note), weak=False
+    )
+    signals.worker_process_init.connect(
+        lambda **_: end_leases_of_the_dead(settings.store), weak=False
     )
     worker = app.Worker(
         pool="prefork",

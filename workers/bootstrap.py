@@ -35,6 +35,7 @@ from gateway.store.documents import DocumentReader
 from gateway.store.engine import open_engine
 from gateway.store.intake import Intake
 from gateway.store.lesions import LesionIndex
+from gateway.store.recovery import RecoveryDesk
 from gateway.store.work import WorkLedger
 from workers import analyses
 from workers.adapters.documents import SpoolDocuments
@@ -49,6 +50,7 @@ from workers.adapters.triton import TritonModels
 from workers.analysis import Registry, load_registry
 from workers.delivery import Courier
 from workers.execution import Services
+from workers.model_watch import ModelWatch
 from workers.settings import TritonSettings, WorkerSettings
 
 
@@ -87,6 +89,7 @@ def build_services(settings: Settings) -> Services:
         max_pause_s=settings.delivery.max_backoff_s,
         probe_s=2 * settings.delivery.timeout_s,
     )
+    models = TritonModels(settings.triton)
     return Services(
         ledger=WorkLedger(engine),
         queue=CeleryQueue(settings.broker.url),
@@ -94,7 +97,7 @@ def build_services(settings: Settings) -> Services:
         source=SpoolInstances(settings.store.spool_folder),
         documents=SpoolDocuments(DocumentReader(engine), settings.store.spool_folder),
         priors=_priors(settings, engine),
-        inference=TritonModels(settings.triton),
+        inference=models,
         embeddings=EmbeddingFile(settings.store.features_file),
         files=ResultsFolder(settings.store.results_folder),
         courier_to=_couriers(settings, board, deliveries),
@@ -108,6 +111,7 @@ def build_services(settings: Settings) -> Services:
         slides=SpoolSlides(settings.store.spool_folder),
         deliveries=deliveries,
         confirm=settings.delivery.confirm,
+        model_watch=ModelWatch(models.is_ready, RecoveryDesk(engine).wake_analysis),
     )
 
 

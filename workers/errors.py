@@ -49,7 +49,19 @@ class PriorsUnavailable(WorkerError):
 
 
 class ModelUnavailable(WorkerError):
-    """The model server does not answer, or the model is not ready."""
+    """The model server does not answer, or the model is not ready.
+
+    Parameters
+    ----------
+    reason
+        The readable reason.
+    model
+        Which model of the server; empty where that is not known.
+    """
+
+    def __init__(self, reason: str = "", *, model: str = "") -> None:
+        super().__init__(*([reason] if reason else []))
+        self.model = model
 
 
 class ModelChanged(WorkerError):

@@ -30,6 +30,7 @@ from workers.errors import BadModelOutput, ModelUnavailable
 from workers.failure import Failure, FailureKind, backoff_s, classify
 from workers.lease import Heartbeat
 from workers.limits import held_to
+from workers.model_watch import ModelWatch
 from workers.ports import (
     Documents,
     Embeddings,
@@ -78,6 +79,8 @@ class Services:
     """What is kept of storage commitment; None: it is not asked for."""
     confirm: str = "auto"
     """Which confirmations count (``gateway.delivery.confirmation``)."""
+    model_watch: ModelWatch | None = None
+    """Has work tried that waits for a model; None: it waits for the end of its pause."""
 
 
 def route(services: Services, generation_id: int) -> None:
@@ -206,6 +209,8 @@ def work(services: Services, work_item_id: int) -> None:
                 failure = classify(exc)
                 _log_failure(claim.step, failure, exc)
                 _persist(services, lambda: _end_failed(services, claim, failure))
+                if isinstance(exc, ModelUnavailable) and services.model_watch is not None:
+                    services.model_watch.await_model(exc.model or claim.analysis, claim.analysis)
                 return
         log.info(
             "%s ended after %.2f s",

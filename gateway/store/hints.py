@@ -67,18 +67,29 @@ class HintBoard:
         return hints
 
     def mark_hinted(self, hints: Sequence[Hint], hint_interval_s: float) -> None:
-        """Remember that the broker was told."""
+        """Remember that the broker was told.
+
+        Of work that was taken and given back meanwhile nothing is remembered: it is due again at a
+        moment of its own, and has to be announced then.
+        """
         now = self._clock()
-        work_items = [hint.id for hint in hints if hint.kind != "route"]
         generations = [hint.id for hint in hints if hint.kind == "route"]
         with writing(self._engine) as connection:
-            if work_items:
-                connection.execute(
-                    update(WorkItem).where(WorkItem.id.in_(work_items)).values(hinted_at=now)
-                )
+            for step in (states.ANALYSE, states.DELIVER):
+                work_items = [hint.id for hint in hints if hint.kind == step]
+                if work_items:
+                    connection.execute(
+                        update(WorkItem)
+                        .where(WorkItem.id.in_(work_items), WorkItem.step == step, is_due(now))
+                        .values(hinted_at=now)
+                    )
             if generations:
                 connection.execute(
                     update(Generation)
-                    .where(Generation.id.in_(generations), Generation.state == states.CLOSED)
+                    .where(
+                        Generation.id.in_(generations),
+                        Generation.state == states.CLOSED,
+                        Generation.next_attempt_at <= now,
+                    )
                     .values(next_attempt_at=now + dt.timedelta(seconds=hint_interval_s))
                 )

@@ -70,12 +70,22 @@ class TritonModels:
         """Close the channel."""
         self._client.close()
 
+    def is_ready(self, model: str) -> bool:
+        """Return whether a model would take a request now."""
+        timeout_s = min(self._timeout_s, _CONTROL_TIMEOUT_S)
+        try:
+            return bool(self._client.is_model_ready(model, client_timeout=timeout_s))
+        except InferenceServerException:
+            return False
+
     def identify(self, model: str, kind: type[ManifestKind]) -> ServedModel[ManifestKind]:
         """Return what is in service under a name; the manifest is parsed once for each digest."""
         timeout_s = min(self._timeout_s, _CONTROL_TIMEOUT_S)
         try:
             if not self._client.is_model_ready(model, client_timeout=timeout_s):
-                raise ModelUnavailable(f"the model {model} is not ready on the model server")
+                raise ModelUnavailable(
+                    f"the model {model} is not ready on the model server", model=model
+                )
             config: Any = self._client.get_model_config(model, client_timeout=timeout_s).config
         except InferenceServerException as exc:
             raise _translated(exc, model) from exc
@@ -154,5 +164,5 @@ def _translated(exc: InferenceServerException, model: str) -> ModelUnavailable |
     status = str(exc.status() or "")
     word = status.removeprefix("StatusCode.").lower().replace("_", " ") or "no status"
     if not status or status in _PASSING:
-        return ModelUnavailable(f"the model {model} cannot be asked now ({word})")
+        return ModelUnavailable(f"the model {model} cannot be asked now ({word})", model=model)
     return BadModelOutput(f"the model server refuses a request to {model} ({word})")
