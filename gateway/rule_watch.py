@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from gateway.delivery.routes import parse_routes
 from gateway.errors import RuleFileRefused
 from gateway.rules.reading import MAX_TEXT_BYTES, Site, read_rules
 from gateway.rules.ruleset import BUILT_IN_TEXT, RuleSet
 from gateway.store.closing import ClosingDesk
+from gateway.store.engine import open_engine
 from gateway.store.rulebook import Rulebook, built_in_rules
 
 log = logging.getLogger(__name__)
@@ -180,6 +182,32 @@ class RuleWatch:
             return False
         self._settling = None
         return True
+
+
+def check_at_start(record_url: str, file: Path | None, destinations: str) -> None:
+    """Put the rules of the site in force before anything is received.
+
+    A file that cannot be used leaves those before in force, with an alarm; where there are none,
+    studies would be received and never closed.
+
+    Parameters
+    ----------
+    file
+        The rules of the site; None for the built-in ones.
+    destinations
+        As ``LENTIGO_DELIVERY_DESTINATION`` writes them.
+
+    Raises
+    ------
+    RuleFileRefused
+        The file cannot be used, and there were never rules that could.
+    """
+    engine = open_engine(record_url)
+    try:
+        site = Site.of(route.name for route in parse_routes(destinations))
+        RuleWatch(file, site, Rulebook(engine)).current()
+    finally:
+        engine.dispose()
 
 
 def _stamp(file: Path) -> tuple[object, ...]:

@@ -33,10 +33,12 @@ from gateway.host.environment import (
 from gateway.host.first_account import create_first_account
 from gateway.host.restore import refuse_half_restored
 from gateway.host.services import Service, StartError, answers, check_port, die_with_parent, http_ok
+from gateway.rule_watch import check_at_start
 from gateway.settings import (
     DashboardSettings,
     DeliverySettings,
     ListenerSettings,
+    RuleSettings,
     StoreSettings,
 )
 from gateway.store.engine import migrate
@@ -139,6 +141,9 @@ class Supervisor:
         options = self._options
         refuse_half_restored(options.store.home)
         migrate(options.store.record_url)
+        check_at_start(
+            options.store.record_url, RuleSettings().file, options.delivery.destination
+        )
         failpoint("supervisor.migrated")
         create_first_account(options.store, options.dashboard)
         dicom_port = check_port(options.listener.bind, options.listener.port, "--dicom-port")

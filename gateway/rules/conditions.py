@@ -352,7 +352,7 @@ class NotOf:
     def check(self, subject: Subject) -> Answer:
         """Return whether the condition does not hold."""
         answer = self.condition.check(subject)
-        return Answer(not answer.holds, answer.reason if not answer.holds else f"{answer.reason}")
+        return Answer(not answer.holds, answer.reason)
 
 
 # -- attributes ---------------------------------------------------------------------------------
