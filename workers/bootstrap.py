@@ -121,7 +121,7 @@ def _priors(settings: Settings, engine: Engine) -> Callable[[int], RecordPriors]
     if settings.priors.dicomweb_url.strip():
         spool = open_spool(settings.store, settings.listener)
         filer = InstanceFiler(Intake(engine, CompletenessSettings()), spool)
-        archive = DicomwebArchive(settings.priors, filer, spool)
+        archive = DicomwebArchive(settings.priors, filer, spool, tls=settings.tls)
     elif settings.priors.pacs.strip():
         pacs = Destination.parse(settings.priors.pacs)
         spool = open_spool(settings.store, settings.listener)

@@ -7,6 +7,7 @@ itself, and knows how long a peer may be silent.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 from collections.abc import Sequence
@@ -167,6 +168,11 @@ class _Peered:
             raise
         # With Nagle's algorithm on, every message waits about 40 ms for a delayed ACK.
         self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # type: ignore[attr-defined]
+
+    def shutdown(self, how: int) -> None:
+        """Shut down; a peer that has gone is no matter: pynetdicom would not close after it."""
+        with contextlib.suppress(OSError):
+            super().shutdown(how)  # type: ignore[misc]
 
     def recv(self, *args: Any) -> bytes:
         """Receive; in TLS 1.3 a peer says only here that it wants a certificate."""

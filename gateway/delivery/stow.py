@@ -16,25 +16,19 @@ What counts as what:
 
 from __future__ import annotations
 
-import base64
-import ssl
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 
 from gateway.delivery.routes import ObjectState, Outcome, Outgoing
 from gateway.delivery.stow_answer import (
     Answer,
     NoAnswer,
-    NotUsable,
     judge,
     no_answer,
     read,
@@ -43,14 +37,12 @@ from gateway.delivery.stow_answer import (
     words_of,
 )
 from gateway.delivery.stow_settings import StowSettings
-from gateway.dicom.tls import client_context
-from gateway.errors import TlsSettingsError
+from gateway.delivery.web_session import Credentials, NotUsable, Trust, open_session
 from gateway.settings import DeliverySettings
 
 _JSON = "application/dicom+json"
 _BLOCK_BYTES = 256 * 1024
 _NOT_TRIED = "the destination gave no answer to the object before"
-_LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 
 # Without QIDO-RS there, in the words of HTTP.
 _NO_SEARCH = frozenset((400, 404, 405, 406, 410, 501))
@@ -102,43 +94,17 @@ class StowSender:
 
     # -- one request --------------------------------------------------------------------------
 
-    @contextmanager
-    def _session(self) -> Iterator[requests.Session]:
-        with requests.Session() as session:
-            session.trust_env = False  # no proxy, .netrc or CA that this host has for others
-            self._authenticate(session)
-            self._trust(session)
-            yield session
-
-    def _authenticate(self, session: requests.Session) -> None:
+    def _session(self) -> requests.Session:
         settings = self._settings
-        token = _secret(settings.token, settings.token_file)
-        password = _secret(settings.password, settings.password_file)
-        if not token and not settings.username:
-            return
-        there = urlsplit(self._address)
-        if there.scheme != "https" and there.hostname not in _LOOPBACK:
-            raise NotUsable("credentials are not sent unencrypted: its address must be https://")
-        if token:
-            session.headers["Authorization"] = f"Bearer {token}"
-        else:
-            pair = f"{settings.username}:{password}".encode()
-            session.headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
-
-    def _trust(self, session: requests.Session) -> None:
-        settings = self._settings
-        if settings.ca_file is None:
-            if settings.certificate_file is not None:
-                raise NotUsable("LENTIGO_STOW_CERTIFICATE_FILE needs LENTIGO_STOW_CA_FILE")
-            return
-        try:
-            context = client_context(
-                settings.ca_file, certificate=settings.certificate_file, key=settings.key_file
-            )
-        except TlsSettingsError as exc:
-            raise NotUsable(str(exc)) from exc
-        session.mount("https://", _Adapter(context))
-        session.verify = str(settings.ca_file)
+        credentials = Credentials(
+            username=settings.username,
+            password=_secret(settings.password, settings.password_file),
+            token=_secret(settings.token, settings.token_file),
+        )
+        trust = Trust(
+            ca=settings.ca_file, certificate=settings.certificate_file, key=settings.key_file
+        )
+        return open_session(self._address, credentials, trust)
 
     def _request(
         self,
@@ -234,18 +200,6 @@ def _secret(value: Any, path: Path | None) -> str:
         except (OSError, UnicodeDecodeError) as exc:
             raise NotUsable(f"a secret file cannot be read ({type(exc).__name__})") from exc
     return str(value.get_secret_value()) if value is not None else ""
-
-
-class _Adapter(HTTPAdapter):
-    """Connections with a TLS context of ours."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        super().__init__()
-
-    def init_poolmanager(self, *arguments: Any, **keywords: Any) -> None:
-        """Make the pools with our context."""
-        super().init_poolmanager(*arguments, **keywords, ssl_context=self._context)
 
 
 class _Body:

@@ -30,10 +30,6 @@ _PASSING = {
 }
 
 
-class NotUsable(Exception):
-    """The settings do not allow a request; the message says why."""
-
-
 class NoAnswer(Exception):
     """The destination gave no answer."""
 

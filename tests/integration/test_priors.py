@@ -204,10 +204,11 @@ def test_patient_identifiers_with_wildcards_find_nobody_else(
     assert set(home.dispositions()) == {"9"}
 
 
+@pytest.mark.parametrize("kind", ["dimse", "get", "dicomweb"])
 def test_fetched_image_that_the_pacs_sends_later_is_analysed(
-    pacs: Orthanc, home: Home, now: tuple[int, InstanceRow]
+    kind: str, pacs: Orthanc, home: Home, now: tuple[int, InstanceRow]
 ) -> None:
-    assert uids(home, home.archive("dimse", pacs), now)
+    assert uids(home, home.archive(kind, pacs), now)
     pacs.send_study("2.25.102", "lentigo")
     assert home.dispositions()["2"] == "accepted"
     wait_until(home.intake.close_due_generations, 5.0, "the study closes")

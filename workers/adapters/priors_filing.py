@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable, Iterator
+from io import BytesIO
 
 from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_STORE
@@ -18,12 +20,15 @@ _CHUNK_BYTES = 1024 * 1024
 
 
 class FetchedFiling:
-    """Answers the C-STORE sub-operations of a C-GET (PS3.4 C.4.3).
+    """Files what a PACS sends at our request, by C-GET (PS3.4 C.4.3) or WADO-RS (PS3.18 10.4).
+
+    The meta information is ours and depends on the instance alone: the same instance that the PACS
+    sends later by C-STORE is then the same file, and no conflict.
 
     Parameters
     ----------
     peer_ae_title
-        AE title of the PACS that sends.
+        AE title of the PACS that sends, or what stands for it in the record.
     """
 
     def __init__(self, filer: InstanceFiler, spool: Spool, peer_ae_title: str) -> None:
@@ -42,34 +47,57 @@ class FetchedFiling:
         assert isinstance(request, C_STORE)
         if request.DataSet is None:
             return int(StoreStatus.CANNOT_UNDERSTAND)
-        sop_class_uid = str(request.AffectedSOPClassUID)
-        sop_instance_uid = str(request.AffectedSOPInstanceUID)
+        request.DataSet.seek(0)
+        return int(
+            self.file(
+                _blocks(request.DataSet),
+                sop_class_uid=str(request.AffectedSOPClassUID),
+                sop_instance_uid=str(request.AffectedSOPInstanceUID),
+                transfer_syntax_uid=str(event.context.transfer_syntax),
+            )
+        )
+
+    def file(
+        self,
+        data_set: Iterable[bytes],
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+    ) -> StoreStatus:
+        """File one instance; return what a C-STORE of it would be answered.
+
+        Parameters
+        ----------
+        data_set
+            Its bytes in order; what they raise leaves nothing behind.
+        """
         try:
             received = self._spool.begin()
         except SpoolError:
-            return int(StoreStatus.OUT_OF_RESOURCES)
+            return StoreStatus.OUT_OF_RESOURCES
         try:
             received.write(
                 encode_file_meta(
                     sop_class_uid=sop_class_uid,
                     sop_instance_uid=sop_instance_uid,
-                    transfer_syntax_uid=str(event.context.transfer_syntax),
+                    transfer_syntax_uid=transfer_syntax_uid,
                 )
             )
-            request.DataSet.seek(0)
-            while chunk := request.DataSet.read(_CHUNK_BYTES):
-                received.write(chunk)
-            outcome = self._filer.file(
-                received,
-                StoreCommand(
-                    affected_sop_class_uid=sop_class_uid,
-                    affected_sop_instance_uid=sop_instance_uid,
-                    is_fetched=True,
-                ),
-                self._association,
+            for block in data_set:
+                received.write(block)
+            command = StoreCommand(
+                affected_sop_class_uid=sop_class_uid,
+                affected_sop_instance_uid=sop_instance_uid,
+                is_fetched=True,
             )
+            return self._filer.file(received, command, self._association).status
         except SpoolError:
-            return int(StoreStatus.OUT_OF_RESOURCES)
+            return StoreStatus.OUT_OF_RESOURCES
         finally:
             received.discard()
-        return int(outcome.status)
+
+
+def _blocks(stream: BytesIO) -> Iterator[bytes]:
+    while block := stream.read(_CHUNK_BYTES):
+        yield block
