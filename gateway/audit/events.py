@@ -33,6 +33,7 @@ STUDY_DELETED = Code("110105", "DICOM Study Deleted")
 EXPORT = Code("110106", "Export")
 IMPORT = Code("110107", "Import")
 NETWORK_ENTRY = Code("110108", "Network Entry")
+PATIENT_RECORD = Code("110110", "Patient Record")
 PROCEDURE_RECORD = Code("110111", "Procedure Record")
 QUERY = Code("110112", "Query")
 SECURITY_ALERT = Code("110113", "Security Alert")
@@ -102,6 +103,17 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "account.locked": _alert(USER_ATTRIBUTES_CHANGED),
         "password.changed": _alert(USER_ATTRIBUTES_CHANGED, SUCCESS),
         "password.change_refused": _alert(USER_ATTRIBUTES_CHANGED),
+        "password.reset": _alert(USER_ATTRIBUTES_CHANGED, SUCCESS),
+        "account.role_changed": _alert(USER_ATTRIBUTES_CHANGED, SUCCESS),
+        "account.disabled": _alert(USER_ATTRIBUTES_CHANGED, SUCCESS),
+        "account.enabled": _alert(USER_ATTRIBUTES_CHANGED, SUCCESS),
+        "token.issued": _alert(USER_ATTRIBUTES_CHANGED, SUCCESS),
+        "token.revoked": _alert(USER_ATTRIBUTES_CHANGED, SUCCESS),
+        "model.promoted": _alert(SOFTWARE_CONFIGURATION, SUCCESS),
+        "model.rolled_back": _alert(SOFTWARE_CONFIGURATION, SUCCESS),
+        "identity.revealed": Kind(event=PATIENT_RECORD, action_code="R"),
+        "review.signed": Kind(event=PROCEDURE_RECORD, action_code="U"),
+        "reviews.exported": Kind(event=EXPORT, action_code="R"),
         "association.rejected": _alert(NODE_AUTHENTICATION),
         "instances.refused": _alert(USE_OF_RESTRICTED_FUNCTION),
         "instances.conflict": _alert(OBJECT_ATTRIBUTES_CHANGED),

@@ -1,7 +1,8 @@
 """Who may do what on the admin page and in its REST interface.
 
-Every route names the least role that may use it: ``dependencies=[require(OPERATOR)]``, or on the
-router for all of its routes. The gate has found out before who is there.
+Every route names what it takes: ``dependencies=[require(OPERATOR)]`` or a permission of
+``gateway.roles``, or its router does for all of its routes. Which role has what stands there, and
+nowhere else. The gate has found out before who is there.
 """
 
 from __future__ import annotations
@@ -13,33 +14,54 @@ from fastapi import Depends, HTTPException, Request
 from starlette.datastructures import FormData
 
 from gateway.dashboard import auth
+from gateway.roles import ADMIN, OPERATOR, REVIEWER, ROLES, VIEWER, Permission
 
-VIEWER = "viewer"
-OPERATOR = "operator"
-REVIEWER = "reviewer"
-ADMIN = "admin"
+__all__ = [
+    "ADMIN",
+    "OPERATOR",
+    "REVIEWER",
+    "VIEWER",
+    "CheckedCall",
+    "Form",
+    "LoginForm",
+    "Permission",
+    "actor_of",
+    "may",
+    "require",
+]
 
-_MAY = {
-    VIEWER: frozenset({VIEWER, OPERATOR, REVIEWER, ADMIN}),
-    OPERATOR: frozenset({OPERATOR, ADMIN}),
-    REVIEWER: frozenset({REVIEWER, ADMIN}),
-    ADMIN: frozenset({ADMIN}),
+# A route may name the least role instead of a permission of ``gateway.roles``.
+_PERMISSIONS = {
+    VIEWER: Permission.VIEW,
+    OPERATOR: Permission.OPERATE,
+    REVIEWER: Permission.REVIEW,
+    ADMIN: Permission.ADMINISTER,
 }
 
 
-def may(request: Request, role: str) -> bool:
-    """Whether who is logged in may do what this role may do."""
-    return auth.session_of(request).role in _MAY[role]
+def may(request: Request, wanted: str) -> bool:
+    """Whether who is logged in may do what this permission, or the least role, says."""
+    permission = _PERMISSIONS.get(wanted) or Permission(wanted)
+    return auth.session_of(request).may(permission)
 
 
-def require(role: str) -> Any:
-    """Return the dependency that answers 403 to whoever may not do what this role may do."""
+def require(wanted: str) -> Any:
+    """Return the dependency that answers 403 to whoever lacks a permission.
+
+    Parameters
+    ----------
+    wanted
+        A permission of ``gateway.roles``, or the least role that has it.
+    """
+    permission = _PERMISSIONS.get(wanted) or Permission(wanted)
 
     def check(request: Request) -> None:
-        if not may(request, role):
-            raise HTTPException(403, f"This needs the role {role}.")
+        session = auth.session_of(request)
+        if not session.may(permission):
+            roles = ", ".join(role for role, granted in ROLES.items() if permission in granted)
+            raise HTTPException(403, f"This needs one of the roles {roles}.")
 
-    check.role = role  # type: ignore[attr-defined]  # read by the test that walks over all routes
+    check.permission = permission  # type: ignore[attr-defined]  # for the walk over all routes
     return Depends(check)
 
 
@@ -53,9 +75,10 @@ def checked_call(request: Request) -> None:
 
     A page of another site can make a browser send the cookie, but not this header.
     """
-    expected = auth.session_of(request).csrf_token
-    given = request.headers.get("x-csrf-token", "")
-    if expected and not secrets.compare_digest(given.encode(), expected.encode()):
+    session = auth.session_of(request)
+    expected, given = session.csrf_token, request.headers.get("x-csrf-token", "")
+    # A request with an API token has no cookie that could be misused.
+    if not session.token_role and not secrets.compare_digest(given.encode(), expected.encode()):
         raise HTTPException(403, "The header X-CSRF-Token is missing or has run out.")
 
 

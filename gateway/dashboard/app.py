@@ -36,6 +36,7 @@ from gateway.store.accounts import Accounts
 from gateway.store.engine import open_engine
 from gateway.store.history import HistoryReader
 from gateway.store.status import StatusReader
+from gateway.store.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,9 @@ def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engin
     app.add_exception_handler(HTTPException, _show_http_error)
     app.add_exception_handler(RequestValidationError, _show_wrong_request)
     app.add_exception_handler(RecordUnavailable, _show_outage)
-    app.add_middleware(Gate, accounts=accounts, cookie=app.state.cookie, door=door)
+    app.add_middleware(
+        Gate, accounts=accounts, tokens=Tokens(engine), cookie=app.state.cookie, door=door
+    )
     app.add_middleware(AccessLog)
     return app
 

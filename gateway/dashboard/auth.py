@@ -19,13 +19,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.dashboard import basic
 from gateway.dicomweb import door as dicomweb
 from gateway.errors import RecordUnavailable
-from gateway.store.accounts import Accounts, NewSession, Session
+from gateway.store.accounts import Accounts, Caller, NewSession, Session
+from gateway.store.tokens import Tokens
 
-PUBLIC = frozenset({"/healthz", "/login"})
+PUBLIC = frozenset({"/healthz", "/login", "/login/openid", "/login/openid/back"})
 PUBLIC_FOLDER = "/static/"
 # What a session may do before its one-time password is changed.
 _BEFORE_CHANGE = frozenset({"/password", "/logout"})
 _MAX_BODY_BYTES = 16 * 1024
+# A text of routing rules, and the opinions on the lesions of a whole body.
+_LARGE_BODIES = {"/rules": 1024 * 1024, "/reviews": 512 * 1024}
 
 # No inline script or style, nothing from elsewhere, no frames.
 _HEADERS = {
@@ -44,9 +47,12 @@ _HEADERS = {
 class Gate:
     """ASGI middleware: lets a request through when it is public or has a session."""
 
-    def __init__(self, app: ASGIApp, accounts: Accounts, cookie: str, door: dicomweb.Door) -> None:
+    def __init__(
+        self, app: ASGIApp, accounts: Accounts, tokens: Tokens, cookie: str, door: dicomweb.Door
+    ) -> None:
         self._app = app
         self._door = door
+        self._tokens = tokens
         self._accounts = accounts
         self._cookie = cookie
 
@@ -75,33 +81,71 @@ class Gate:
             scope.setdefault("state", {})["session"] = None
             return await run_in_threadpool(self._door.refusal, scope, headers)
         is_upload = basic.is_upload(scope)
-        max_bytes = basic.MAX_BODY_BYTES if is_upload else _MAX_BODY_BYTES
+        max_bytes = basic.MAX_BODY_BYTES if is_upload else _max_body(path)
         if (refusal := _unfit(scope["method"], headers, max_bytes)) is not None:
             return refusal
         scope.setdefault("state", {})["session"] = None
         if is_upload:
-            return await run_in_threadpool(basic.refusal, scope, headers, self._accounts)
+            return await run_in_threadpool(
+                basic.refusal, scope, headers, self._accounts, self._tokens
+            )
         if path in PUBLIC or path.startswith(PUBLIC_FOLDER):
             return None
-        wants_json = path.startswith("/api/") or path == "/live"
         try:
-            session = await run_in_threadpool(self._session, headers)
+            session = await run_in_threadpool(self._who, scope, headers)
         except RecordUnavailable:
             return PlainTextResponse("The record does not answer. Try again.", 503)
-        if session is None:
-            if wants_json:
-                return JSONResponse({"detail": "log in first"}, 401)
-            return RedirectResponse(_login_address(scope), 303)
-        if session.must_change_password and path not in _BEFORE_CHANGE:
-            if wants_json:
-                return JSONResponse({"detail": "change the one-time password first"}, 403)
-            return RedirectResponse("/password", 303)
-        scope["state"]["session"] = session
-        return None
+        if isinstance(session, Response):
+            return session
+        return _unwelcome(scope, session)
 
-    def _session(self, headers: Headers) -> Session | None:
+    def _who(self, scope: Scope, headers: Headers) -> Session | Response | None:
+        """Return who asks: a program by its API token, below /api/ alone, or a login."""
+        is_call = scope["path"].startswith("/api/")
+        if is_call and basic.bearer_of(headers.get("authorization", "")) is not None:
+            found = basic.caller_of(scope, headers, self._accounts, self._tokens)
+            return _session_of_token(found) if isinstance(found, Caller) else found
         token = cookie_of(headers, self._cookie)
         return self._accounts.session(token) if token else None
+
+
+def _unwelcome(scope: Scope, session: Session | None) -> Response | None:
+    """Return the answer to who has no session, or a one-time password; None lets pass."""
+    path = scope["path"]
+    wants_json = path.startswith("/api/") or path == "/live"
+    if session is None:
+        if wants_json:
+            return JSONResponse({"detail": "log in first"}, 401)
+        return RedirectResponse(_login_address(scope), 303)
+    if session.must_change_password and path not in _BEFORE_CHANGE:
+        if wants_json:
+            return JSONResponse({"detail": "change the one-time password first"}, 403)
+        return RedirectResponse("/password", 303)
+    scope["state"]["session"] = session
+    return None
+
+
+def _session_of_token(caller: Caller) -> Session:
+    """Return what stands for a login in a request with an API token: it has no CSRF token."""
+    assert caller.expires_at is not None
+    return Session(
+        account_id=caller.account_id,
+        username=caller.username,
+        role=caller.role,
+        must_change_password=caller.must_change_password,
+        csrf_token="",
+        expires_at=caller.expires_at,
+        token_sha256="",
+        token_role=caller.token_role,
+    )
+
+
+def _max_body(path: str) -> int:
+    place = path.removeprefix("/api")
+    return next(
+        (size for start, size in _LARGE_BODIES.items() if place.startswith(start)),
+        _MAX_BODY_BYTES,
+    )
 
 
 def cookie_of(headers: Headers, name: str) -> str:

@@ -47,10 +47,15 @@ class Session:
     csrf_token: str
     expires_at: dt.datetime
     token_sha256: str
+    """Of the session; empty for a request with an API token."""
+    token_role: str = ""
+    """Scope of the API token; empty for a login."""
 
     def may(self, permission: Permission) -> bool:
-        """Whether this person may do something."""
-        return may(self.role, permission)
+        """Whether this request may do something."""
+        return may(self.role, permission) and (
+            not self.token_role or may(self.token_role, permission)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,9 @@ class Caller:
     username: str
     role: str
     must_change_password: bool
+    account_id: int = 0
+    expires_at: dt.datetime | None = None
+    """Of the API token; null for a password."""
     token_role: str = ""
     """Scope of the API token; empty for a password."""
 

@@ -126,6 +126,8 @@ class Tokens:
                     ApiToken.id,
                     ApiToken.role.label("token_role"),
                     ApiToken.last_used_at,
+                    ApiToken.expires_at,
+                    ApiToken.account_id,
                     Account.username,
                     Account.role,
                     Account.must_change_password,
@@ -147,6 +149,8 @@ class Tokens:
             username=row.username,
             role=row.role,
             must_change_password=row.must_change_password,
+            account_id=row.account_id,
+            expires_at=row.expires_at,
             token_role=row.token_role,
         )
 
