@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from random import Random
 
+from tests.fuzz.campaign import MAX_GROWTH_BYTES, Campaign, Limits
 from tests.fuzz.door import open_door, run_campaign
 from tests.fuzz.engine import has_atheris, run_atheris, run_random
 from tests.fuzz.lying_peer import lying_peer, store_once
@@ -19,7 +20,6 @@ _OVER_SOCKETS = {
     "listener": "the listener as its own process, over sockets",
     "storescu": "our Storage SCU against a peer whose answers are mutated",
 }
-_NO_LIMIT = 10**9
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -34,6 +34,10 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("target", nargs="?", default="all", metavar="TARGET",
                         choices=["all", *TARGETS, *_OVER_SOCKETS])  # fmt: skip
     parser.add_argument("--minutes", type=float, default=1.0, help="for each target; default 1")
+    about_messages = "the listener alone: so many mutated messages, however long they take"
+    parser.add_argument("--messages", type=int, default=0, help=about_messages)
+    about_folder = "the listener's home; one in memory spares the disk (/dev/shm)"
+    parser.add_argument("--folder", type=Path, help=about_folder)
     parser.add_argument("--seed", type=int, default=int(time.time()), help="default: the time")
     about_engines = "atheris adds coverage, where it is installed; default random"
     engines = ("random", "atheris")
@@ -56,26 +60,39 @@ def _run_in_process(name: str, arguments: argparse.Namespace) -> int:
     return len(tried.findings)
 
 
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
 def _run_listener(arguments: argparse.Namespace) -> int:
-    with tempfile.TemporaryDirectory() as folder, open_door(Path(folder)) as door:
-        # The pools of the process fill first: what it costs is counted from here.
-        run_campaign(door, seed=arguments.seed + 1, conversations=100)
-        before = door.settle(door.weigh())
-        tally = run_campaign(
-            door,
-            seed=arguments.seed,
-            conversations=_NO_LIMIT,
-            threads=8,
-            until=time.monotonic() + arguments.minutes * 60,
+    with (
+        tempfile.TemporaryDirectory(dir=arguments.folder) as folder,
+        open_door(Path(folder)) as door,
+    ):
+        limits = Limits(
+            messages=arguments.messages,
+            seconds=0.0 if arguments.messages else arguments.minutes * 60,
         )
+        # The pools of the process fill first: what it costs is counted from here.
+        run_campaign(door, seed=arguments.seed + 1, conversations=40)
+        before = door.weigh()
+        seen = Campaign(door, Path(folder), seed=arguments.seed, say=_say).run(limits)
         after = door.settle(before)
-        faults = tally.faults + door.violations(tally.acknowledged)
-    statuses = {f"{status:04X}": count for status, count in sorted(tally.statuses.items())}
-    print(f"listener: {tally.conversations} conversations with {tally.messages} C-STOREs")
-    print(f"  statuses {statuses}\n  endings {dict(sorted(tally.endings.items()))}")
-    print(f"  before {before}\n  after  {after}\n  {len(faults)} findings")
+        faults = seen.faults + door.violations(seen.acknowledged)
+        if seen.growth_bytes > MAX_GROWTH_BYTES:
+            faults.append(f"the memory grew by {seen.growth_bytes >> 20} MB")
+    statuses = {f"{status:04X}": count for status, count in sorted(seen.statuses.items())}
+    _say(
+        f"listener: {seen.messages} mutated messages on {seen.associations} associations in "
+        f"{seen.seconds:.0f} s, {len(seen.acknowledged)} instances acknowledged\n"
+        f"  by kind {dict(seen.by_kind.most_common())}\n  statuses {statuses}\n"
+        f"  camera served {seen.served} times, slowest {seen.slowest_s:.2f} s\n"
+        f"  before {before}\n  after  {after}\n"
+        f"  memory grew by {seen.growth_bytes / 2**20:.1f} MB after the first tenth\n"
+        f"  {len(faults)} findings"
+    )
     for fault in faults[:50]:
-        print(f"  {fault}")
+        _say(f"  {fault}")
     return len(faults)
 
 

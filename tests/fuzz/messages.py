@@ -20,7 +20,7 @@ ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT 
 C_STORE_RQ, C_STORE_RSP, C_ECHO_RQ = 0x0001, 0x8001, 0x0030
 LAYERS = ("stream", "association", "pdu", "pdv", "command", "data set")
 _ODD_NUMBERS = (0, 1, 2, 3, 4, 6, 12, 0x7F, 0xFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFF)
-_CONTEXTS = {  # presentation context identifier -> abstract syntax, transfer syntax
+CONTEXTS = {  # presentation context identifier -> abstract syntax, transfer syntax
     1: (acceptance.VERIFICATION, SYNTAXES["implicit"]),
     3: (acceptance.DERMOSCOPIC_PHOTOGRAPHY, SYNTAXES["explicit"]),
     5: (acceptance.DERMOSCOPIC_PHOTOGRAPHY, SYNTAXES["implicit"]),
@@ -47,7 +47,7 @@ def pdv(context: int, control: int, data: bytes, length: int | None = None) -> b
     return struct.pack(">IBB", stated & 0xFFFFFFFF, context & 0xFF, control & 0xFF) + data
 
 
-def _proposal(context: int, abstract_syntax: str, transfer_syntaxes: Sequence[str]) -> bytes:
+def proposal(context: int, abstract_syntax: str, transfer_syntaxes: Sequence[str]) -> bytes:
     body = bytes((context, 0, 0, 0)) + _item(0x30, abstract_syntax.encode())
     return _item(0x20, body + b"".join(_item(0x40, each.encode()) for each in transfer_syntaxes))
 
@@ -63,8 +63,8 @@ def associate_request(
     )
     body = struct.pack(">HH16s16s32x", 1, 0, called.ljust(16)[:16], calling.ljust(16)[:16])
     body += _item(0x10, b"1.2.840.10008.3.1.1.1")
-    for context, (abstract_syntax, syntax) in _CONTEXTS.items():
-        body += _proposal(context, abstract_syntax, [syntax.uid])
+    for context, (abstract_syntax, syntax) in CONTEXTS.items():
+        body += proposal(context, abstract_syntax, [syntax.uid])
     return pdu(ASSOCIATE_RQ, body + b"".join(odd) + _item(0x50, user))
 
 
@@ -227,8 +227,8 @@ def _draw_message(layer: str, message_id: int, rng: Random) -> Message:
     identity = draw_identity(rng)
     if rng.random() < 0.03:
         identity = replace(identity, sop_class_uid=acceptance.SECONDARY_CAPTURE)
-    context = rng.choice([number for number in _CONTEXTS if number != 1])
-    syntax: Syntax = _CONTEXTS[context][1]
+    context = rng.choice([number for number in CONTEXTS if number != 1])
+    syntax: Syntax = CONTEXTS[context][1]
     intact = None if layer == "data set" else 0
     data_set = draw_data_set(identity, syntax, rng, intact)
     elements = store_command(identity, message_id)
@@ -245,7 +245,7 @@ def _draw_message(layer: str, message_id: int, rng: Random) -> Message:
         context=context,
         identity=identity,
         data=mutate(data, rng) if layer == "stream" else data,
-        must_be_answered=layer == "data set" and identity.sop_class_uid == _CONTEXTS[context][0],
+        must_be_answered=layer == "data set" and identity.sop_class_uid == CONTEXTS[context][0],
     )
 
 
@@ -266,7 +266,7 @@ def _odd_request(rng: Random) -> bytes:
             (0, 1, 90)
         )
         odd = [
-            _proposal(rng.randrange(256), rng.choice(("", "1.2.840.10008.1.1", "9" * 70)), syntaxes)
+            proposal(rng.randrange(256), rng.choice(("", "1.2.840.10008.1.1", "9" * 70)), syntaxes)
             for _ in range(rng.choice((1, 130)))
         ]
         return associate_request(odd=odd)
