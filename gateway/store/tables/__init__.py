@@ -1,5 +1,6 @@
 """Tables of the record; one module a topic. Times are UTC."""
 
+from gateway.store.tables.attention import FailureCare, SavedView
 from gateway.store.tables.audit import AuditEntry, AuditSink, AuditState
 from gateway.store.tables.base import Base, UtcDateTime
 from gateway.store.tables.commitment import (
@@ -47,6 +48,7 @@ __all__ = [
     "Document",
     "DriftSeries",
     "Event",
+    "FailureCare",
     "FollowedTable",
     "Generation",
     "Identity",
@@ -61,6 +63,7 @@ __all__ = [
     "Reveal",
     "Review",
     "RuleVersion",
+    "SavedView",
     "SourceRhythm",
     "Study",
     "Tally",

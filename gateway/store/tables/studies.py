@@ -16,6 +16,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -52,6 +53,11 @@ class Identity(Base):
     """The patient attributes of a study: the only table that holds any."""
 
     __tablename__ = "identities"
+    __table_args__ = (
+        # Hashed: a B-tree of PostgreSQL refuses a long value, and with it the instance.
+        Index("ix_identities_accession_number", "accession_number", postgresql_using="hash"),
+        Index("ix_identities_patient_id", "patient_id", postgresql_using="hash"),
+    )
 
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), primary_key=True)
     patient_key: Mapped[str] = mapped_column(String(64), default="", server_default="", index=True)
@@ -81,7 +87,7 @@ class Generation(Base):
     opened_at: Mapped[dt.datetime]
     last_instance_at: Mapped[dt.datetime]
     closes_at: Mapped[dt.datetime] = mapped_column(index=True)
-    closed_at: Mapped[dt.datetime | None]
+    closed_at: Mapped[dt.datetime | None] = mapped_column(index=True)
     routed_at: Mapped[dt.datetime | None]
     next_attempt_at: Mapped[dt.datetime | None]
     """When routing may be announced (again)."""
@@ -110,6 +116,12 @@ class Instance(Base):
     __table_args__ = (
         UniqueConstraint("sop_instance_uid", "sha256"),
         Index("ix_instances_study_series", "study_id", "series_instance_uid"),
+        Index(
+            "ix_instances_quarantined",
+            "id",
+            sqlite_where=text("disposition = 'quarantined'"),
+            postgresql_where=text("disposition = 'quarantined'"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

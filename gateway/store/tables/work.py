@@ -13,6 +13,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -62,8 +63,8 @@ class WorkItem(Base):
     lease_expires_at: Mapped[dt.datetime | None]
     created_at: Mapped[dt.datetime]
     started_at: Mapped[dt.datetime | None]
-    analysed_at: Mapped[dt.datetime | None]
-    finished_at: Mapped[dt.datetime | None]
+    analysed_at: Mapped[dt.datetime | None] = mapped_column(index=True)
+    finished_at: Mapped[dt.datetime | None] = mapped_column(index=True)
 
 
 class ResultObject(Base):
@@ -92,7 +93,15 @@ class Delivery(Base):
     """One result object on its way to one destination."""
 
     __tablename__ = "deliveries"
-    __table_args__ = (UniqueConstraint("result_object_id", "destination"),)
+    __table_args__ = (
+        UniqueConstraint("result_object_id", "destination"),
+        Index(
+            "ix_deliveries_refused",
+            "id",
+            sqlite_where=text("state = 'REFUSED'"),
+            postgresql_where=text("state = 'REFUSED'"),
+        ),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     result_object_id: Mapped[int] = mapped_column(ForeignKey("result_objects.id"), index=True)
