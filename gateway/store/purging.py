@@ -158,7 +158,8 @@ def _results_past(policy: Policy) -> Condition:
     if policy.results_before is not None:
         rules.append(and_(sent, not_(own), ResultObject.created_at <= policy.results_before))
     if policy.unconfirmed_before is not None:
-        rules.append(ResultObject.created_at <= policy.unconfirmed_before)
+        unconfirmed = or_(own, not_(sent))
+        rules.append(and_(unconfirmed, ResultObject.created_at <= policy.unconfirmed_before))
     return or_(false(), *rules)
 
 
