@@ -6,51 +6,33 @@ allocated already. Its file is written too, at once and without waiting; it is b
 later, many at a time, and only then is the space used again. What a crash leaves in the journal
 and not on the disk is restored at the next start.
 
-    segment   header page | record | record | ...     records start at multiples of a page
-    record    magic, CRC of the header, epoch, length, SHA-256 of the bytes | bytes
-
-A record belongs to its segment while its epoch is the segment's; raising that empties the segment.
 The journal is an optimisation: whenever it cannot take an instance it says so, and the spool syncs
-the file itself. It is made only once many instances have come.
+the file itself. It is made only once many instances have come. How records lie in its files is
+``gateway.journal_segment``'s.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import logging
 import os
-import struct
 import threading
 import time
 import uuid
-import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from gateway.spool_files import sync_folder
+from gateway.faults import failpoint
+from gateway.journal_segment import MAX_RECORD_BYTES, PAGE_BYTES, Segment, record_pages
 
 log = logging.getLogger(__name__)
 
-MAX_RECORD_BYTES = 2 * 1024 * 1024
-"""Longer instances have a file of their own at once: the second write would cost more."""
-
-_PAGE_BYTES = 4096
 _SEGMENT_BYTES = 16 * 1024 * 1024
 _SEGMENTS = 4
 _SETTLE_AFTER_S = 5.0
 _RETRY_S = 5.0
 _WORTH_IT_AFTER = 16
-_FILE_MODE = 0o600
-
-_MAGIC = b"LentigoJ"
-_RECORD_MAGIC = b"LREC"
-_SEGMENT_HEADER = struct.Struct("<8sQI")  # magic, epoch, CRC of both
-_RECORD_HEADER = struct.Struct("<4sIQQ32s")  # magic, CRC of what follows, epoch, length, SHA-256
-_RECORD_BODY = struct.Struct("<QQ32s")
 
 
 class JournalledFiles(Protocol):
@@ -67,17 +49,6 @@ class JournalledFiles(Protocol):
     def restore(self, digest: str, data: bytes) -> None:
         """Write a file again, durably; raises ``OSError``."""
         ...
-
-
-@dataclass(eq=False, kw_only=True)
-class _Segment:
-    path: Path
-    descriptor: int
-    epoch: int
-    position: int = _PAGE_BYTES
-    digests: list[str] = field(default_factory=list)
-    oldest: float = 0.0
-    writers: int = 0
 
 
 class Journal:
@@ -117,9 +88,9 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._settle_after_s = settle_after_s
         self._changed = threading.Condition()
-        self._clean: deque[_Segment] = deque()
-        self._dirty: deque[_Segment] = deque()
-        self._active: _Segment | None = None
+        self._clean: deque[Segment] = deque()
+        self._dirty: deque[Segment] = deque()
+        self._active: Segment | None = None
         self._appended = 0
         self._synced = 0
         self._is_syncing = False
@@ -137,18 +108,15 @@ class Journal:
         """
         restored = 0
         for path in sorted(self._folder.glob("*.journal")):
-            descriptor = _locked(path, os.O_RDWR)
-            if descriptor is None:
+            segment = Segment.open(path)
+            if segment is None:
                 continue  # another process's
-            segment = _Segment(path=path, descriptor=descriptor, epoch=_epoch(descriptor))
-            restored += self._recover(segment)
-            if os.fstat(descriptor).st_size == self._segment_bytes and self._missing_segments:
-                self._reset(segment)
-                self._clean.append(segment)
-                self._missing_segments -= 1
-            else:
-                path.unlink()
-                os.close(descriptor)
+            try:
+                restored += self._recover(segment)
+                self._take_over(segment)
+            except OSError:
+                segment.close()
+                raise
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
         return restored
@@ -165,11 +133,9 @@ class Journal:
         if place is None:
             return False
         segment, position = place
-        body = _RECORD_BODY.pack(segment.epoch, len(data), bytes.fromhex(sha256))
-        header = _RECORD_MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
         try:
-            if os.pwritev(segment.descriptor, (header, data), position) != len(header) + len(data):
-                raise OSError("a short write")
+            failpoint("journal.append")
+            segment.write(position, sha256, data)
             with self._changed:
                 self._appended += 1
                 mine = self._appended
@@ -192,23 +158,21 @@ class Journal:
             self._thread.join()
             self._thread = None
         for segment in (*self._clean, *self._dirty, *((self._active,) if self._active else ())):
-            os.close(segment.descriptor)
+            segment.close()
         self._clean.clear()
         self._dirty.clear()
         self._active = None
 
     # -- writing ----------------------------------------------------------------------------
 
-    def _reserve(self, sha256: str, length: int) -> tuple[_Segment, int] | None:
+    def _reserve(self, sha256: str, length: int) -> tuple[Segment, int] | None:
         """Return where a record goes."""
-        pages = -(-(_RECORD_HEADER.size + length) // _PAGE_BYTES)
+        length = record_pages(length) * PAGE_BYTES
         with self._changed:
             if self._is_broken or self._is_closing:
                 return None
             segment = self._active
-            if segment is not None and (
-                segment.position + pages * _PAGE_BYTES > self._segment_bytes
-            ):
+            if segment is not None and segment.position + length > self._segment_bytes:
                 self._retire(segment)
                 segment = None
             if segment is None:
@@ -217,7 +181,7 @@ class Journal:
                     return None
                 segment = self._active = self._clean.popleft()
             position = segment.position
-            segment.position += pages * _PAGE_BYTES
+            segment.position += length
             if not segment.digests:
                 segment.oldest = time.monotonic()
                 self._changed.notify_all()
@@ -232,12 +196,12 @@ class Journal:
             if not self._wishes_left:
                 self._changed.notify_all()
 
-    def _retire(self, segment: _Segment) -> None:
+    def _retire(self, segment: Segment) -> None:
         self._active = None
         self._dirty.append(segment)
         self._changed.notify_all()
 
-    def _sync(self, segment: _Segment, mine: int) -> None:
+    def _sync(self, segment: Segment, mine: int) -> None:
         """Return once the ``mine``-th append is on the disk; one thread syncs for all."""
         while True:
             with self._changed:
@@ -251,6 +215,7 @@ class Journal:
                 segments = {each for each in (self._active, *self._dirty, segment) if each}
             is_synced = False
             try:
+                failpoint("journal.sync")
                 for each in segments:
                     if each.writers:
                         os.fdatasync(each.descriptor)
@@ -317,8 +282,10 @@ class Journal:
         """Settle a segment; return whether it may be written again."""
         segment = self._dirty[0]
         try:
+            failpoint("journal.settle")
             self._settle(segment, segment.digests)
-            self._reset(segment)
+            failpoint("journal.settled")
+            segment.reset()
         except OSError as exc:
             log.error(
                 "instances could not be brought from the journal to the disk; trying again",
@@ -331,9 +298,9 @@ class Journal:
             self._changed.notify_all()
         return True
 
-    def _settle(self, segment: _Segment, digests: list[str]) -> None:
+    def _settle(self, segment: Segment, digests: list[str]) -> None:
         failed = set(self._files.settle(digests))
-        for digest, data in _records(segment) if failed else ():
+        for digest, data in segment.records() if failed else ():
             if digest in failed:
                 self._files.restore(digest, data)
 
@@ -342,17 +309,10 @@ class Journal:
     def _make_segment(self) -> bool:
         """Make a segment; its space is written once here, where nobody waits for it."""
         try:
+            failpoint("journal.make")
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = self._folder / f"{uuid.uuid4().hex}.journal"
-            descriptor = _locked(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-            assert descriptor is not None
-            segment = _Segment(path=path, descriptor=descriptor, epoch=0)
-            try:
-                self._fill(segment)
-            except OSError:
-                path.unlink()
-                os.close(descriptor)
-                raise
+            segment = Segment.make(path, self._segment_bytes)
         except OSError as exc:
             log.warning(
                 "no room for the journal of the spool; files are synced one by one",
@@ -365,19 +325,22 @@ class Journal:
             self._clean.append(segment)
         return True
 
-    def _fill(self, segment: _Segment) -> None:
-        zeros = bytes(64 * _PAGE_BYTES)
-        for position in range(0, self._segment_bytes, len(zeros)):
-            os.pwrite(segment.descriptor, zeros[: self._segment_bytes - position], position)
-        os.fsync(segment.descriptor)
-        sync_folder(self._folder)
-        self._reset(segment)
+    def _take_over(self, segment: Segment) -> None:
+        """Use a settled segment again, or remove it."""
+        if segment.size_bytes == self._segment_bytes and self._missing_segments:
+            segment.reset()
+            self._clean.append(segment)
+            self._missing_segments -= 1
+        else:
+            segment.path.unlink()
+            segment.close()
 
-    def _recover(self, segment: _Segment) -> int:
+    def _recover(self, segment: Segment) -> int:
         """Restore every instance of a segment whose file is not whole."""
+        failpoint("journal.restore")
         whole: list[str] = []
         restored = 0
-        for digest, data in _records(segment):
+        for digest, data in segment.records():
             if self._files.is_whole(digest):
                 whole.append(digest)
             else:
@@ -385,52 +348,3 @@ class Journal:
                 restored += 1
         self._settle(segment, whole)
         return restored
-
-    def _reset(self, segment: _Segment) -> None:
-        """Empty a segment."""
-        start = struct.pack("<8sQ", _MAGIC, segment.epoch + 1)
-        os.pwrite(segment.descriptor, start + zlib.crc32(start).to_bytes(4, "little"), 0)
-        os.fdatasync(segment.descriptor)
-        segment.epoch += 1
-        segment.position = _PAGE_BYTES
-        segment.digests = []
-
-
-def _locked(path: Path, flags: int) -> int | None:
-    """Open and lock a segment; None when another process holds it."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC, _FILE_MODE)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _epoch(descriptor: int) -> int:
-    """Return the epoch of a segment; 0 for one that has none."""
-    header = os.pread(descriptor, _SEGMENT_HEADER.size, 0)
-    if len(header) < _SEGMENT_HEADER.size:
-        return 0
-    magic, epoch, crc = _SEGMENT_HEADER.unpack(header)
-    return int(epoch) if magic == _MAGIC and zlib.crc32(header[:16]) == crc else 0
-
-
-def _records(segment: _Segment) -> Iterator[tuple[str, bytes]]:
-    """Yield digest and bytes of each record that is whole."""
-    end = os.fstat(segment.descriptor).st_size
-    position = _PAGE_BYTES
-    while segment.epoch and position + _RECORD_HEADER.size <= end:
-        header = os.pread(segment.descriptor, _RECORD_HEADER.size, position)
-        magic, crc, epoch, length, digest = _RECORD_HEADER.unpack(header)
-        if (
-            magic != _RECORD_MAGIC
-            or epoch != segment.epoch
-            or zlib.crc32(header[8:]) != crc
-            or length > MAX_RECORD_BYTES
-        ):
-            return
-        data = os.pread(segment.descriptor, length, position + _RECORD_HEADER.size)
-        if hashlib.sha256(data).digest() == digest:
-            yield digest.hex(), data
-        position += -(-(_RECORD_HEADER.size + length) // _PAGE_BYTES) * _PAGE_BYTES

@@ -27,7 +27,8 @@ from pathlib import Path, PurePosixPath
 
 from gateway.errors import SpoolError, SpoolFull
 from gateway.faults import failpoint
-from gateway.journal import MAX_RECORD_BYTES, Journal
+from gateway.journal import Journal
+from gateway.journal_segment import MAX_RECORD_BYTES
 from gateway.spool_files import SpoolFiles, sync_folder
 
 _NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
