@@ -43,6 +43,13 @@ FAILPOINTS: Mapping[str, str] = {
     "spool.folder_sync": "the file has its name, the folder is not synced",
     "spool.kept": "the file is durable, the record does not know it",
     "spool.quarantine_note": "a refused file is kept, its reason is not",
+    # The journal of the spool.
+    "journal.make": "space for a part of the journal is about to be written",
+    "journal.append": "the file has its name and is not synced, nor in the journal",
+    "journal.sync": "bytes are in the journal, not synced",
+    "journal.settle": "files are about to be synced whose bytes are in the journal",
+    "journal.settled": "the files are synced, their part of the journal is not emptied",
+    "journal.restore": "a listener is about to restore what is in the journal",
     "intake.commit": "the instance's row is inserted, not committed",
     "listener.registered": "the row is committed, C-STORE is not answered",
     # The sweeper.

@@ -138,6 +138,15 @@ class Site:
             )
         return time.monotonic() - began
 
+    def send_all(self, paths: Sequence[Path], timeout_s: float = 90.0) -> None:
+        """Send all files on one association, again until all are acknowledged."""
+        wait_until(
+            lambda: self.send_once(paths),
+            timeout_s,
+            f"acknowledgements\n{self.lentigo.log()}",
+            interval_s=0.2,
+        )
+
     # -- looking ----------------------------------------------------------------------------
 
     @property
@@ -158,6 +167,20 @@ class Site:
         """Return the study of a file that was sent; empty while it is unknown."""
         uid = str(pydicom.dcmread(path, stop_before_pixels=True).StudyInstanceUID)
         return self.studies().get(uid, {})
+
+    def files_of(self, paths: Sequence[Path]) -> list[Path]:
+        """Return where the spool keeps files that were sent."""
+        uids = [
+            str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID) for path in paths
+        ]
+        engine = open_engine(self.store.record_url)
+        try:
+            with reading(engine) as connection:
+                rows = connection.execute(select(Instance.sop_instance_uid, Instance.path))
+                kept = {uid: self.store.spool_folder / path for uid, path in rows}
+        finally:
+            engine.dispose()
+        return [kept[uid] for uid in uids]
 
     def wait_for(
         self, paths: Sequence[Path], state: str = "completed", timeout_s: float = 90.0
@@ -219,6 +242,20 @@ class Site:
             assert [item["state"] for item in items] == ["COMPLETED"], items
         assert seconds < RECOVERY_LIMIT_S
         return seconds
+
+
+def series_of(site: Site, count: int) -> list[Path]:
+    """Draw one study of several images."""
+    paths = site.make(count)
+    first = pydicom.dcmread(paths[0])
+    for number, path in enumerate(paths):
+        ds = pydicom.dcmread(path)
+        ds.StudyInstanceUID = first.StudyInstanceUID
+        ds.SeriesInstanceUID = first.SeriesInstanceUID
+        ds.PatientID, ds.PatientName = first.PatientID, first.PatientName
+        ds.InstanceNumber = number + 1
+        ds.save_as(path, enforce_file_format=True)
+    return paths
 
 
 def _picture(folder: Path, number: int) -> Path:

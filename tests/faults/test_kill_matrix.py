@@ -14,6 +14,16 @@ pytestmark = pytest.mark.timeout(240)
 
 SUPERVISED = tuple(name for name in FAILPOINTS if name.startswith("supervisor."))
 NOT_ON_THE_WAY = {
+    **{
+        name: "test_journal_faults: only once many instances have come"
+        for name in FAILPOINTS
+        if name.startswith("journal.")
+    },
+    **{
+        name: "test_retention_faults: only where something is past its days"
+        for name in FAILPOINTS
+        if name.startswith("retention.")
+    },
     "embeddings.write": "test_disk_faults: only analyses with an encoder keep embeddings",
     "scratch.make": "test_disk_faults: only studies beyond 256 MB need temporary files",
     "spool.quarantine_note": "below: only for an instance that is refused",

@@ -6,31 +6,16 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pydicom
 import pydicom.encaps
 import pytest
 
-from tests.faults.site import Site
+from tests.faults.site import Site, series_of
 from tests.lentigo import ROOT
 from tests.servers import require, wait_until
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.faults]
-
-
-def series_of(site: Site, count: int) -> list[Path]:
-    """Draw one study of several images."""
-    paths = site.make(count)
-    first = pydicom.dcmread(paths[0])
-    for number, path in enumerate(paths):
-        ds = pydicom.dcmread(path)
-        ds.StudyInstanceUID = first.StudyInstanceUID
-        ds.SeriesInstanceUID = first.SeriesInstanceUID
-        ds.PatientID, ds.PatientName = first.PatientID, first.PatientName
-        ds.InstanceNumber = number + 1
-        ds.save_as(path, enforce_file_format=True)
-    return paths
 
 
 def test_duplicates_and_re_ordered_sends_make_one_study(healthy: Site) -> None:
