@@ -159,6 +159,12 @@ def unconfirmed(before: Outcome, problem: str, *, is_unreachable: bool = False) 
 def no_answer(error: BaseException) -> NoAnswer:
     """Say why a request got no answer, without its address: that names UIDs."""
     for cause in _causes(error):
+        if isinstance(cause, ssl.SSLEOFError):
+            # In TLS 1.3 a service that misses a certificate says so after the handshake, if at all.
+            return NoAnswer(
+                "the destination ended the TLS connection: it speaks no TLS on this port, or wants "
+                "our certificate"
+            )
         if isinstance(cause, ssl.SSLError) and (fault := tls_fault(cause)) is not None:
             return NoAnswer(f"the destination cannot be reached over TLS: {fault.value}")
     if isinstance(error, requests.ConnectTimeout):

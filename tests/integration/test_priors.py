@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from gateway.store.routing import load_generation
 from gateway.store.tables import Generation, Instance, Study
 from gateway.store.values import InstanceRow
 from tests.servers import orthanc, wait_until
+from tests.servers.dcmqrscp import QueryRetrieveScp, dcmqrscp
 from tests.servers.orthanc import Orthanc
 from tests.unit.workers.instance_builder import instance, picture
 from workers.adapters.priors import Archive, RecordPriors
@@ -110,9 +112,15 @@ class Home:
             rows = connection.execute(select(Instance.sop_instance_uid, Instance.disposition))
             return {uid.removeprefix("2.25.30"): how for uid, how in rows}
 
-    def archive(self, kind: str, pacs: Orthanc, **changes: Any) -> Archive:
+    @property
+    def peer(self) -> Peer:
+        """Our listener."""
+        return Peer(ae_title=AE_TITLE, host="127.0.0.1", port=self.listener.port)
+
+    def archive(self, kind: str, pacs: Orthanc | QueryRetrieveScp, **changes: Any) -> Archive:
         settings: dict[str, Any] = {"timeout_s": TIMEOUT_S, **changes}
         if kind == "dicomweb":
+            assert isinstance(pacs, Orthanc)
             filer = InstanceFiler(self.intake, self.spool)
             url = {"dicomweb_url": pacs.dicomweb_url}
             return DicomwebArchive(PriorSettings(**(url | settings)), filer, self.spool)
@@ -149,7 +157,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 @pytest.fixture
 def home(tmp_path: Path, pacs: Orthanc) -> Iterator[Home]:
     made = Home(tmp_path)
-    pacs.register("lentigo", Peer(ae_title=AE_TITLE, host="127.0.0.1", port=made.listener.port))
+    pacs.register("lentigo", made.peer)
     yield made
     made.close()
 
@@ -177,6 +185,29 @@ def test_earlier_images_of_the_lesion_are_fetched_kept_and_not_analysed(
     assert not {"4", "5", "6"} & set(kept)  # another patient, later, no photograph
     with home.engine.connect() as connection:
         assert len(connection.execute(select(Generation)).all()) == 1
+
+
+@pytest.mark.parametrize("kind", ["dimse", "get"])
+def test_earlier_images_come_from_dcmqrscp_too(kind: str, tmp_path: Path) -> None:
+    # dcmtk 3.6.7 knows no Dermoscopic Photography; clinical photographs serve as well.
+    clinical = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.77.1.4", "Modality": "XC"}
+    home = Home(tmp_path)
+    try:
+        with dcmqrscp(tmp_path / "pacs", peers=[home.peer]) as pacs:
+            files = []
+            for number, date in ((1, "20240101"), (2, "20240601"), (5, "20990101")):
+                files.append(tmp_path / f"{number}.dcm")
+                files[-1].write_bytes(photograph(number, date, **clinical))
+            subprocess.run(
+                ["storescu", "-R", "-aec", pacs.ae_title, pacs.host, str(pacs.port), *files],
+                check=True, timeout=60,
+            )  # fmt: skip
+            now = home.receive(photograph(9, "20250101"))
+            assert uids(home, home.archive(kind, pacs), now) == ["2.25.302", "2.25.301"]
+            kept = home.dispositions()
+            assert (kept["1"], kept["2"], "5" in kept) == ("prior", "prior", False)
+    finally:
+        home.close()
 
 
 @pytest.mark.parametrize("kind", ["dimse", "get", "dicomweb"])

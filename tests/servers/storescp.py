@@ -1,7 +1,7 @@
 """dcmtk's storescp: a plain receiver to send to, and to be compared with."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,9 @@ class StoreScp:
 
 
 @contextmanager
-def storescp(folder: Path, *, aet: str = "STORESCP") -> Iterator[StoreScp]:
+def storescp(
+    folder: Path, *, aet: str = "STORESCP", options: Sequence[str] = ()
+) -> Iterator[StoreScp]:
     """Run dcmtk's storescp in its fastest mode: one process an association, bytes as received.
 
     Parameters
@@ -40,17 +42,17 @@ def storescp(folder: Path, *, aet: str = "STORESCP") -> Iterator[StoreScp]:
         Made when it does not exist; holds the log and a folder ``received``.
     aet
         Its AE title.
+    options
+        More words of its command line, for TLS.
     """
     command = program("storescp")
     received = folder / "received"
     received.mkdir(parents=True)
     port = free_port()
     process = ServerProcess("storescp", folder / "storescp.log")
-    options = ["--fork", "+B", "+xa", "-pm", "-pdu", "131072", "-aet", aet]
-    options += ["-od", str(received)]
-    process.start(
-        [command, *options, str(port)], lambda: accepts(port), environment=loopback_only()
-    )
+    words = ["--fork", "+B", "+xa", "-pm", "-pdu", "131072", "-aet", aet]
+    words += ["-od", str(received), *options]
+    process.start([command, *words, str(port)], lambda: accepts(port), environment=loopback_only())
     try:
         yield StoreScp(ae_title=aet, host="127.0.0.1", port=port, folder=received, process=process)
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,53 +11,15 @@ from gateway.delivery.routes import Destination
 from gateway.dicom.tls import client_context, server_context
 from gateway.errors import TlsSettingsError
 from gateway.settings import TlsSettings
-from tests.servers.process import require
+from tests.certificates import authority, found_authority, openssl, signed
 from tests.storage_scp import StorageScp
-
-# A certificate of 1 to 2 January 2020, made by `openssl ca`, needs its database.
-_CA_CONFIGURATION = """\
-[ca]
-default_ca = own
-[own]
-database = index.txt
-serial = serial
-new_certs_dir = .
-default_md = sha256
-policy = any
-[any]
-commonName = supplied
-"""
-
-
-def openssl(folder: Path, *words: str) -> None:
-    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=60)
-
-
-def authority(folder: Path, name: str) -> None:
-    openssl(folder, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-            "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "2",
-            "-subj", f"/CN={name}")  # fmt: skip
-
-
-def signed(folder: Path, name: str, host: str, *, is_expired: bool = False) -> None:
-    openssl(folder, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-            "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")  # fmt: skip
-    (folder / "ext").write_text(f"subjectAltName={host}\n")
-    dates = ["-startdate", "20200101000000Z", "-enddate", "20200102000000Z"]
-    openssl(folder, "ca", "-batch", "-notext", "-config", "ca.cnf", "-cert", "ca.pem",
-            "-keyfile", "ca.key", "-in", f"{name}.csr", "-out", f"{name}.pem",
-            "-extfile", "ext", *(dates if is_expired else ["-days", "2"]))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    require("openssl")
     folder = tmp_path_factory.mktemp("keys")
-    (folder / "ca.cnf").write_text(_CA_CONFIGURATION)
-    (folder / "index.txt").touch()
-    (folder / "serial").write_text("01\n")
-    for name in ("ca", "stranger"):
-        authority(folder, name)
+    found_authority(folder)
+    authority(folder, "stranger")
     signed(folder, "pacs", "IP:127.0.0.1")
     signed(folder, "other", "DNS:other.local")
     signed(folder, "expired", "IP:127.0.0.1", is_expired=True)

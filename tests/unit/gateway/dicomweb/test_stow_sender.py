@@ -17,7 +17,9 @@ from pydantic import SecretStr
 from gateway.delivery.routes import DestinationError, ObjectState, Outgoing, Route, parse_routes
 from gateway.delivery.stow import StowSender
 from gateway.delivery.stow_settings import StowSettings
+from gateway.dicom.tls import server_context
 from gateway.settings import DeliverySettings
+from tests.certificates import found_authority, signed
 from tests.instances import instance, write
 
 JSON = "application/dicom+json"
@@ -448,6 +450,22 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip
     return folder
+
+
+def test_a_service_that_wants_our_certificate(outgoing, tmp_path):
+    found_authority(tmp_path)
+    signed(tmp_path, "pacs", "IP:127.0.0.1")
+    signed(tmp_path, "us", "DNS:lentigo")
+    ca = tmp_path / "ca.pem"
+    context = server_context(tmp_path / "pacs.pem", tmp_path / "pacs.key", ca)
+    pair = {"certificate_file": tmp_path / "us.pem", "key_file": tmp_path / "us.key"}
+    with serving(Pacs(), context) as pacs:
+        assert one(pacs, outgoing(), ca_file=ca, **pair).state is ObjectState.CONFIRMED
+        without = one(pacs, outgoing(), ca_file=ca)
+        assert without.state is ObjectState.PENDING
+        assert "our certificate" in without.reason or "connection ended" in without.reason
+        alone = one(pacs, outgoing(), **pair)
+        assert "CA certificates to trust" in alone.reason
 
 
 def test_tls_with_a_ca_of_the_site(certificate, outgoing, tmp_path):
