@@ -198,6 +198,10 @@ class ResendRefused(GatewayError):
     """The results of a study cannot be sent again; the message says why."""
 
 
+class OrderRefused(GatewayError):
+    """An order about studies cannot be carried out as given; the message says why."""
+
+
 class WrapError(GatewayError):
     """An image file cannot become a DICOM instance; the message names the file and the reason."""
 

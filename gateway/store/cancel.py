@@ -58,14 +58,22 @@ class CancelDesk:
         RecordUnavailable
             Nothing was written.
         """
-        now = self._clock()
         with writing(self._engine) as connection:
-            row = connection.execute(
-                select(WorkItem).where(WorkItem.id == work_item_id).with_for_update(key_share=True)
-            ).first()
-            answer = self._answer(connection, row, now)
-            if row is not None and answer is CancelAnswer.CANCELED:
-                self._write(connection, row, now, requested_by, _printable(reason))
+            return self.cancel_within(
+                connection, work_item_id, requested_by=requested_by, reason=reason
+            )
+
+    def cancel_within(
+        self, connection: Connection, work_item_id: int, *, requested_by: str, reason: str = ""
+    ) -> CancelAnswer:
+        """Do the same in a transaction of the caller's."""
+        now = self._clock()
+        row = connection.execute(
+            select(WorkItem).where(WorkItem.id == work_item_id).with_for_update(key_share=True)
+        ).first()
+        answer = self._answer(connection, row, now)
+        if row is not None and answer is CancelAnswer.CANCELED:
+            self._write(connection, row, now, requested_by, _printable(reason))
         return answer
 
     def _answer(self, connection: Connection, row: Any, now: dt.datetime) -> CancelAnswer:

@@ -1,4 +1,4 @@
-"""What a person may do to one study: complete it now, make it urgent, hold it, release it.
+"""What a person may do to one study: see ``Outcome`` and the methods of ``StudyControl``.
 
 Each is one transaction with its line on the timeline and its entry in the audit trail; the command
 line, the admin page and REST call the same functions.
@@ -7,15 +7,20 @@ line, the admin page and REST call the same functions.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, Engine, or_, select, update
 
-from gateway.errors import StudyNotFound
+from gateway.delivery.routes import Route
+from gateway.errors import ResendRefused, StudyNotFound
 from gateway.rules.plan import URGENT
 from gateway.store import audit, states
+from gateway.store.cancel import CancelAnswer, CancelDesk
 from gateway.store.engine import Clock, reading, utc_now, writing
+from gateway.store.redoing import retry_study, unfinished_items
+from gateway.store.resend import resend_study
 from gateway.store.study_holds import hold_study, release_study
 from gateway.store.tables import Generation, Identity, Study
 from gateway.store.upkeep import hurry
@@ -32,6 +37,8 @@ class Outcome(enum.Enum):
     """It was so already, or there was nothing to do it to."""
     HELD = "held"
     """The study is held: release it first."""
+    DECLINED = "declined"
+    """It is too late: its results are on their way to a PACS, or there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +124,49 @@ class StudyControl:
 
         return self._ordered(study_id, "study.made_urgent", actor, do)
 
+    def retry(self, study_id: int, *, actor: str) -> Outcome:
+        """Do again what failed, and at once what waits for a later attempt."""
+
+        def do(connection: Connection) -> Outcome:
+            done = retry_study(connection, study_id, self._clock(), actor=actor)
+            return Outcome.DONE if done else Outcome.UNCHANGED
+
+        return self._ordered(study_id, "study.retried", actor, do)
+
+    def cancel(self, study_id: int, *, actor: str, reason: str) -> Outcome:
+        """Cancel the unfinished work of a study; what was received stays.
+
+        Raises
+        ------
+        ValueError
+            Without a reason, or with one that is too long.
+        """
+        _check_reason(reason)
+        desk = CancelDesk(self._engine, self._clock)
+
+        def do(connection: Connection) -> Outcome:
+            answers = [
+                desk.cancel_within(connection, item, requested_by=actor, reason=reason.strip())
+                for item in unfinished_items(connection, study_id)
+            ]
+            if CancelAnswer.CANCELED in answers:
+                return Outcome.DONE
+            return Outcome.DECLINED if CancelAnswer.DECLINED in answers else Outcome.UNCHANGED
+
+        return self._ordered(study_id, "study.canceled", actor, do, reason=reason.strip())
+
+    def resend(self, study_id: int, routes: Sequence[Route], *, actor: str) -> Outcome:
+        """Send the results of the newest analysed generation once more to all destinations."""
+
+        def do(connection: Connection) -> Outcome:
+            try:
+                resend_study(connection, study_id, routes, self._clock(), by=actor)
+            except ResendRefused:
+                return Outcome.UNCHANGED
+            return Outcome.DONE
+
+        return self._ordered(study_id, "study.resent", actor, do)
+
     def hold(self, study_id: int, *, actor: str, reason: str) -> Outcome:
         """Begin nothing for a study until it is released; it goes on receiving.
 
@@ -139,15 +189,22 @@ class StudyControl:
         return Outcome.DONE if done else Outcome.UNCHANGED
 
     def _ordered(
-        self, study_id: int, action: str, actor: str, do: Callable[[Connection], Outcome]
+        self,
+        study_id: int,
+        action: str,
+        actor: str,
+        do: Callable[[Connection], Outcome],
+        **detail: Any,
     ) -> Outcome:
         now = self._clock()
         with writing(self._engine) as connection:
+            # Work items before the study: so do workers, and nobody waits for each other.
+            unfinished_items(connection, study_id)
             states.lock_study(connection, study_id)
             outcome = do(connection)
             if outcome is Outcome.DONE:
-                states.note(connection, now, action, study_id=study_id, actor=actor)
-                audit.append(connection, now, actor, action, study=study_id)
+                states.note(connection, now, action, study_id=study_id, actor=actor, **detail)
+                audit.append(connection, now, actor, action, study=study_id, **detail)
         return outcome
 
 

@@ -118,22 +118,34 @@ class ResendDesk:
         ResendRefused
             The study is not known, or has no results.
         """
-        now = self._clock()
         with writing(self._engine) as connection:
             study_id = connection.execute(
                 select(Study.id).where(Study.study_instance_uid == study_instance_uid)
             ).scalar()
             if study_id is None:
                 raise ResendRefused("the record has no such study")
-            items = _items(connection, study_id)
-            if not items:
-                raise ResendRefused("the study has no results to send yet")
-            sent = 0
-            for work_item_id in items:
-                deliveries = _align(connection, work_item_id, routes)
-                reopen(connection, work_item_id, deliveries, now, reason=f"sent again by {by}")
-                sent += len(deliveries)
-        return Resent(work_items=len(items), deliveries=sent)
+            return resend_study(connection, study_id, routes, self._clock(), by=by)
+
+
+def resend_study(
+    connection: Connection, study_id: int, routes: Sequence[Route], now: dt.datetime, *, by: str
+) -> Resent:
+    """Do the same for a study by its id, in a transaction of the caller's.
+
+    Raises
+    ------
+    ResendRefused
+        The study has no results.
+    """
+    items = _items(connection, study_id)
+    if not items:
+        raise ResendRefused("the study has no results to send yet")
+    sent = 0
+    for work_item_id in items:
+        deliveries = _align(connection, work_item_id, routes)
+        reopen(connection, work_item_id, deliveries, now, reason=f"sent again by {by}")
+        sent += len(deliveries)
+    return Resent(work_items=len(items), deliveries=sent)
 
 
 def _items(connection: Connection, study_id: int) -> list[int]:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, func, select
 
 from gateway.store import states
 from gateway.store.engine import Clock, reading, utc_now
+from gateway.store.study_filter import StudyFilter
 from gateway.store.tables import Delivery, Generation, Instance, ResultObject, Study, WorkItem
 
 # SQLite's limit on variables is 32766 and PostgreSQL plans long lists badly.
@@ -118,20 +119,6 @@ class StateCount:
     count: int
     oldest_at: dt.datetime | None
     """Since when the oldest of them has been in it; None without any."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyFilter:
-    """Which studies a list shows."""
-
-    state: str = ""
-    uid_part: str = ""
-    """Characters anywhere in the Study Instance UID."""
-    before_id: int | None = None
-    """Only studies older than this internal id."""
-    ids: tuple[int, ...] = ()
-    """Only these; empty for all."""
-    limit: int | None = None
 
 
 class StatusReader:
@@ -306,14 +293,7 @@ def _studies() -> Query:
 
 
 def _filtered(query: Query, wanted: StudyFilter) -> Query:
-    if wanted.state:
-        query = query.where(Study.state == wanted.state)
-    if wanted.uid_part:
-        query = query.where(Study.study_instance_uid.contains(wanted.uid_part, autoescape=True))
-    if wanted.ids:
-        query = query.where(Study.id.in_(wanted.ids))
-    if wanted.before_id is not None:
-        query = query.where(Study.id < wanted.before_id)
+    query = query.where(*wanted.conditions())
     return query.limit(wanted.limit) if wanted.limit is not None else query
 
 

@@ -13,7 +13,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from gateway.dashboard.access import VIEWER, require
 from gateway.dashboard.site import Use, page
 from gateway.store import states
-from gateway.store.status import StateCount, StudyFilter
+from gateway.store.status import StateCount
+from gateway.store.study_filter import StudyFilter
 
 PAGE_SIZE = 50
 # A study that waits longer than this in a state that is not final wants to be looked at.
