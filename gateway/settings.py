@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
+from gateway.dashboard.identity.settings import AccountSettings, OpenidSettings
 from gateway.delivery.stow_settings import StowSettings
 from gateway.dicomweb.settings import DicomwebSettings
 from gateway.errors import SettingsError
@@ -376,6 +377,8 @@ ALL_SETTINGS: tuple[type[BaseSettings], ...] = (
     CommitmentSettings,
     PriorSettings,
     DashboardSettings,
+    AccountSettings,
+    OpenidSettings,
     DicomwebSettings,
     StowSettings,
     AuditSettings,

@@ -27,6 +27,8 @@ from gateway import wording
 from gateway.dashboard import api, pages, site
 from gateway.dashboard.api import documents
 from gateway.dashboard.auth import Gate
+from gateway.dashboard.identity.openid import OpenidLogin, check_settings
+from gateway.dashboard.identity.settings import OpenidSettings
 from gateway.dashboard.live import LiveFeed
 from gateway.dicomweb import application as dicomweb
 from gateway.documents import document_desk
@@ -35,6 +37,7 @@ from gateway.settings import DashboardSettings, StoreSettings
 from gateway.store.accounts import Accounts
 from gateway.store.engine import open_engine
 from gateway.store.history import HistoryReader
+from gateway.store.pending_logins import PendingLogins
 from gateway.store.status import StatusReader
 from gateway.store.tokens import Tokens
 
@@ -83,6 +86,9 @@ def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engin
         templates=_templates(),
         navigation=_navigation(),
     )
+    openid = OpenidSettings()
+    check_settings(openid)
+    app.state.openid = OpenidLogin(openid, PendingLogins(engine))
     app.state.documents = document_desk(store, engine)
     door = dicomweb.install(app, store, engine, accounts)
     app.include_router(documents.router)

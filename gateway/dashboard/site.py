@@ -13,6 +13,7 @@ from fastapi.templating import Jinja2Templates
 from sqlalchemy import Engine
 
 from gateway.dashboard.live import LiveFeed
+from gateway.roles import Permission
 from gateway.settings import DashboardSettings, StoreSettings
 from gateway.store.accounts import Accounts
 from gateway.store.history import HistoryReader
@@ -30,8 +31,10 @@ NAVIGATION = (
     ("/reviews", "Reviews"),
     ("/audit", "Audit"),
     ("/settings", "Settings"),
+    ("/accounts", "Accounts"),
 )
 """Pages in the bar, in order; those that the application serves are shown."""
+_ADMINISTRATION = frozenset({"/rules", "/audit", "/settings", "/accounts"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,11 @@ def services(request: Request) -> Services:
 Use = Annotated[Services, Depends(services)]
 
 
+def _administers(request: Request) -> bool:
+    session = request.state.session
+    return session is not None and session.may(Permission.ADMINISTER)
+
+
 def page(
     request: Request, name: str, values: dict[str, Any], status_code: int = 200
 ) -> HTMLResponse:
@@ -88,7 +96,11 @@ def page(
     shared = {
         "session": request.state.session,
         "now": dt.datetime.now(dt.UTC),
-        "navigation": use.navigation,
+        "navigation": [
+            (path, title)
+            for path, title in use.navigation
+            if path not in _ADMINISTRATION or _administers(request)
+        ],
         "here": here,
     }
     return use.templates.TemplateResponse(

@@ -4,10 +4,13 @@ Each module has a ``router``; all of them are listed here. A route names the lea
 it (``gateway.dashboard.access.require``) and, where it changes something, ``CheckedCall``.
 """
 
-from gateway.dashboard.api import live, schema, studies
+from gateway.dashboard.api import accounts, live, metrics, schema, studies
 
 ROUTERS = (
+    accounts.router,
+    accounts.own,
     live.router,
+    metrics.router,
     studies.router,
     schema.router,
 )

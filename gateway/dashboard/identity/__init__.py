@@ -1,0 +1,1 @@
+"""Who is there: the login by an OpenID provider, and its settings."""
