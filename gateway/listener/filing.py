@@ -186,7 +186,7 @@ def header_of(received: IncomingFile) -> InstanceHeader:
     """
     try:
         content = received.content
-        return inspect(received.path) if content is None else inspect_bytes(bytes(content))
+        return inspect(received.path) if content is None else inspect_bytes(content)
     except OSError as exc:
         raise SpoolError(f"reading back a received instance: {exc.strerror}") from exc
 
