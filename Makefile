@@ -16,9 +16,10 @@ PROCESSES ?= 2
 demo: $(VENV)/.runtime
 	@$(PY) -m gateway.cli demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(KEEP),--keep)
 
-# Two at a time, whole files each: a file's servers are started once.
+# Two at a time, whole files each: a file's servers are started once. In the order of the folders:
+# the slow ones come first.
 test: $(VENV)/.dev services
-	$(PY) -m pytest -n $(PROCESSES) --dist loadfile
+	$(PY) -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .

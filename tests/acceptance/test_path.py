@@ -50,7 +50,7 @@ def assert_one_result_set(study: dict[str, Any], pacs: Orthanc) -> None:
     assert len(uids) == len(set(uids)) >= 2
     for each in item["objects"]:
         (delivery,) = each["deliveries"]
-        assert (delivery["state"], delivery["confirmed_by"]) == ("CONFIRMED", "c-find")
+        assert (delivery["state"], delivery["confirmed_by"]) == ("CONFIRMED", "commitment")
     in_pacs = [ds.SOPInstanceUID for ds in delivered(pacs, study["study_instance_uid"])]
     assert sorted(in_pacs) == sorted(uids)
 

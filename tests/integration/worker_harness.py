@@ -152,7 +152,7 @@ class Site:
 
     def __init__(self, folder: Path, broker: Redis, *, triton_url: str, send_to: str = "") -> None:
         self.settings = StoreSettings(home=folder / "home")
-        self.settings.home.mkdir(parents=True)
+        self.settings.home.mkdir(parents=True, mode=0o700)
         migrate(self.settings.record_url)
         self._engine = open_engine(self.settings.record_url)
         completeness = CompletenessSettings(quiet_window_s=0.1, hint_interval_s=1.0)

@@ -27,6 +27,7 @@ TRANSIENT = {
     "RecordUnavailable",
     "LeaseLost",
     "SpoolFull",
+    "QuotaExceeded",
     "SpoolError",
 }
 REJECTED = {"DemonstrationModel", "Undecodable", "NothingDecodable"}
