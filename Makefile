@@ -1,4 +1,5 @@
-# make demo | test | check | bench | bench-gpu | train-check | test-viewers | clean
+# make demo | test | check | bench | bench-gpu | bench-web | train-check | test-viewers | clean
+# make test-faults | soak MINUTES=60 | fuzz MINUTES=10 | conformance
 SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -10,8 +11,10 @@ IMAGES ?=
 KEEP ?=
 OUT ?= build
 PROCESSES ?= 2
+MINUTES ?=
 
-.PHONY: demo test check format bench bench-gpu train-check test-viewers services lock clean
+.PHONY: demo test test-faults soak fuzz check format conformance bench bench-gpu bench-web \
+	train-check test-viewers services clean
 
 demo: $(VENV)/.runtime
 	@$(PY) -m gateway.cli demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(KEEP),--keep)
@@ -20,6 +23,18 @@ demo: $(VENV)/.runtime
 # the slow ones come first.
 test: $(VENV)/.dev services
 	$(PY) -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+
+# The whole matrix of faults; a part of it is in "make test".
+test-faults: $(VENV)/.dev services
+	$(PY) -m pytest -n $(PROCESSES) --dist loadfile -m "faults or not faults" tests/faults
+
+# A load of studies while something is killed every 30 s; then the promises are checked.
+soak: $(VENV)/.dev services
+	$(PY) -m tests.faults.soak --minutes $(or $(MINUTES),60)
+
+# Mutated messages for every reader and for the listener's socket.
+fuzz: $(VENV)/.dev
+	$(PY) -m tests.fuzz --minutes $(or $(MINUTES),10)
 
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
@@ -32,12 +47,20 @@ format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
+# CONFORMANCE.md's tables, from the code.
+conformance: $(VENV)/.dev
+	$(PY) -m tests.conformance
+
 bench: $(VENV)/.dev services
 	$(PY) -m tests.bench
 
 # The same of a GPU, where there is one.
 bench-gpu: $(VENV)/.dev
 	$(PY) -m tests.bench.gpu
+
+# Every page of the admin page with 100,000 studies in the record.
+bench-web: $(VENV)/.dev services
+	$(PY) -m tests.bench.web
 
 # A toy of every recipe, from drawn data to its report: minutes on two cores.
 train-check: $(VENV)/.dev
