@@ -1,4 +1,4 @@
-"""What goes on beside the sweeper's own work, each in a thread: the audit trail and the purge.
+"""What goes on beside the sweeper's own work, each in a thread: audit, purge, what is told.
 
 Neither may hold up a study: a syslog server that hangs or a purge of a thousand slides is no
 concern of whoever waits for a result.
@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from gateway.audit.recorder import AuditRecorder, forwarders
 from gateway.errors import GatewayError
+from gateway.observation.observer import Observer
 from gateway.retention.purge import Purge
 from gateway.retention.watermarks import Forecast, forecast
 from gateway.settings import AuditSettings, ListenerSettings, RetentionSettings, StoreSettings
@@ -117,7 +118,11 @@ def upkeep(engine: Engine, store: StoreSettings) -> Iterator[None]:
     retention = Retention(engine, store, RetentionSettings())
     threads = [
         threading.Thread(target=_keep_going, args=(work, stop), name=name, daemon=True)
-        for name, work in (("audit", recorder.run), ("retention", retention.run))
+        for name, work in (
+            ("audit", recorder.run),
+            ("retention", retention.run),
+            ("observer", Observer(engine).run),
+        )
     ]
     for thread in threads:
         thread.start()

@@ -22,7 +22,7 @@ from gateway.errors import RecordUnavailable
 from gateway.store.accounts import Accounts, Caller, NewSession, Session
 from gateway.store.tokens import Tokens
 
-PUBLIC = frozenset({"/healthz", "/login", "/login/openid", "/login/openid/back"})
+PUBLIC = frozenset({"/healthz", "/metrics", "/login", "/login/openid", "/login/openid/back"})
 PUBLIC_FOLDER = "/static/"
 # What a session may do before its one-time password is changed.
 _BEFORE_CHANGE = frozenset({"/password", "/logout"})

@@ -1,4 +1,4 @@
-"""Settings of what is told outside; all of it is off or on loopback unless a site says otherwise."""
+"""Settings of what is told outside; all is off or on loopback unless a site says otherwise."""
 
 from __future__ import annotations
 

@@ -1,0 +1,109 @@
+"""The sweeper's thread that reads the timeline once, and makes counts, events and drift of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from gateway.errors import RecordUnavailable
+from gateway.observation import counting
+from gateway.observation.drift_watch import DriftWatch
+from gateway.observation.follower import BATCH, Follower
+from gateway.observation.notices import Receivers, file_notices
+from gateway.observation.settings import (
+    DriftSettings,
+    EventSettings,
+    FhirSettings,
+    MailSettings,
+)
+from gateway.observation.silence import SilenceWatch
+from gateway.observation.tallies import Tallies
+from gateway.store.engine import Clock, utc_now
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 1.0
+_SILENCE_EVERY_S = 30.0
+
+
+class Observer:
+    """Follows the timeline and what comes in."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        receivers: Receivers | None = None,
+        drift: DriftSettings | None = None,
+        clock: Clock = utc_now,
+    ) -> None:
+        self._receivers = receivers or Receivers(
+            events=EventSettings(), mail=MailSettings(), fhir=FhirSettings()
+        )
+        self._silence = SilenceWatch(engine, self._receivers.events, clock)
+        self._drift = DriftWatch(drift or DriftSettings())
+        self._followers = (
+            Follower(engine, "events", counting.event_rows(), self._events, clock),
+            Follower(engine, "instances", counting.instance_rows(), _instances, clock),
+        )
+        self._silence_at = 0.0
+
+    def _events(self, connection: Connection, rows: Sequence[Any], now: dt.datetime) -> None:
+        tallies = Tallies()
+        counting.count_events(connection, tallies, rows)
+        tallies.write(connection)
+        file_notices(connection, rows, self._receivers, now)
+        self._silence.add(connection, rows, now)
+        self._drift.add(connection, rows, now)
+
+    def look(self) -> int:
+        """Read what is new; return how many rows there were.
+
+        Raises
+        ------
+        RecordUnavailable
+            The next look finds the same.
+        """
+        read = sum(_all(follower) for follower in self._followers)
+        if time.monotonic() >= self._silence_at:
+            self._silence.look()
+            self._silence_at = time.monotonic() + _SILENCE_EVERY_S
+        return read
+
+    def run(self, stop: threading.Event) -> None:
+        """Look until ``stop`` is set, and once more then; outages are logged once."""
+        outage = ""
+        while True:
+            is_last = stop.wait(_LOOK_S)
+            try:
+                self.look()
+            except RecordUnavailable as exc:
+                if outage != str(exc):
+                    log.warning("waiting: %s", exc, extra={"action": "observer.waiting"})
+                outage = str(exc)
+            else:
+                outage = ""
+            if is_last:
+                return
+
+
+def _all(follower: Follower) -> int:
+    total = 0
+    while True:
+        read = follower.step()
+        total += read
+        if read < BATCH:
+            return total
+        time.sleep(0)  # whoever waits for the record goes first
+
+
+def _instances(connection: Connection, rows: Sequence[Any], now: dt.datetime) -> None:
+    del now
+    tallies = Tallies()
+    counting.count_instances(tallies, rows)
+    tallies.write(connection)
