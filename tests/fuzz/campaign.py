@@ -139,6 +139,8 @@ class Campaign:
             thread.start()
         try:
             self._watch(limits, begun)
+        except KeyboardInterrupt:
+            self._say("stopped: what was seen until now")
         finally:
             self._over.set()
             for thread in threads:

@@ -44,7 +44,8 @@ _REQUESTS = (0x0030, 0x0010, 0x0020, 0x0021, 0x0100, 0x0110, 0x0120, 0x0130, 0x0
 _ODD_ELEMENTS = (0x0001, 0x0120, 0x0600, 0x0700, 0x0900, 0x0902, 0x1000, 0x1002, 0x1005, 0x1008,
                  0x1020, 0x1030, 0x1031, 0x5010, 0xFFFF)  # fmt: skip
 _VALUES = (b"", b"\0", b"\xff" * 70, b"1.2.3\0", b"9" * 64, b"../" * 30, b"\xff\xff", b"\\" * 8)
-KINDS = ("request", "data set", "commitment", "command")
+DATA_SETS, COMMITMENTS = 0.05, 0.01
+"""Shares of the messages that cost the listener fifty times as much as a request alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +126,9 @@ def draw_messages(rng: Random, count: int) -> list[Drawn]:
     drawn = []
     for number in range(1, count + 1):
         chance = rng.random()
-        if chance < 0.16:
+        if chance < DATA_SETS:
             drawn.append(_draw_store(rng, number))
-        elif chance < 0.19:
+        elif chance < DATA_SETS + COMMITMENTS:
             drawn.append(_draw_commitment(rng, number))
         else:
             drawn.append(_draw_request(rng))
