@@ -1,1 +1,1 @@
-"""DICOMweb (PS3.18): instances in by STOW-RS, the worklist of our work items by UPS-RS."""
+"""DICOMweb (PS3.18): STOW-RS in, WADO-RS out, the worklist of our work items by UPS-RS."""

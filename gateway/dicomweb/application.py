@@ -7,8 +7,8 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import Engine
 from starlette.responses import Response
 
+from gateway.dicomweb import retrieve, workitems
 from gateway.dicomweb import store as stow
-from gateway.dicomweb import workitems
 from gateway.dicomweb.door import Door
 from gateway.dicomweb.reception import Intake as StowIntake
 from gateway.dicomweb.settings import DicomwebSettings
@@ -19,6 +19,7 @@ from gateway.settings import CompletenessSettings, StoreSettings
 from gateway.store.accounts import Accounts
 from gateway.store.cancel import CancelDesk
 from gateway.store.intake import Intake
+from gateway.store.retrieval import Retrieval
 from gateway.store.work import WorkLedger
 from gateway.store.worklist import Worklist
 
@@ -41,7 +42,11 @@ def install(app: FastAPI, store: StoreSettings, engine: Engine, accounts: Accoun
         accounts=accounts,
         settings=settings,
     )
+    app.state.retrieve = retrieve.RetrieveDesk(
+        retrieval=Retrieval(engine, store.spool_folder, store.results_folder), accounts=accounts
+    )
     app.include_router(stow.router)
+    app.include_router(retrieve.router)
     app.include_router(workitems.router)
     app.add_exception_handler(WebRequestRefused, _refused)
     return Door(settings, accounts, engine)

@@ -34,14 +34,14 @@ def choose(accept: str, offered: Sequence[str]) -> str:
     >>> choose("application/dicom+xml;q=0.9, */*;q=0.1", (JSON, XML))
     'application/dicom+xml'
     """
-    if not accept.strip():
+    wanted = accepted(accept)
+    if not wanted:
         return offered[0]
-    wanted = [MediaType.parse(entry) for entry in _entries(accept)]
 
     def weight(media_type: str) -> float:
         family = media_type.partition("/")[0] + "/*"
         for pattern in (media_type, family, "*/*"):
-            found = [_quality(each) for each in wanted if _essence(each) == pattern]
+            found = [_quality(each) for each in wanted if essence_of(each) == pattern]
             if found:
                 return max(found)
         return 0.0
@@ -50,6 +50,11 @@ def choose(accept: str, offered: Sequence[str]) -> str:
     if not weight(best):
         raise WebRequestRefused(f"answers come as {' or '.join(offered)}", 406)
     return best
+
+
+def accepted(accept: str) -> list[MediaType]:
+    """Return the media types of an Accept header; none where it is empty."""
+    return [MediaType.parse(entry) for entry in _entries(accept)] if accept.strip() else []
 
 
 def _entries(accept: str) -> Iterable[str]:
@@ -65,7 +70,7 @@ def _entries(accept: str) -> Iterable[str]:
     yield entry
 
 
-def _essence(wanted: MediaType) -> str:
+def essence_of(wanted: MediaType) -> str:
     """Return what a multipart of one type asks for: some clients write it so (PS3.18 8.6.1.2)."""
     inner = wanted.parameters.get("type", "").lower()
     return inner if wanted.essence == "multipart/related" and inner else wanted.essence

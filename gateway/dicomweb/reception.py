@@ -62,6 +62,8 @@ class PartOutcome:
     """Both empty where the part names no instance."""
     study_instance_uid: str = ""
     """Of a stored one."""
+    series_instance_uid: str = ""
+    """Of a stored one."""
     reason: str = ""
 
 
@@ -185,13 +187,15 @@ class Reception:
         said = PartOutcome(
             status=0, sop_class_uid=meta.sop_class_uid, sop_instance_uid=meta.sop_instance_uid
         )
+        study = series = ""
         try:
-            study = header_of(incoming).study_instance_uid
+            header = header_of(incoming)
+            study, series = header.study_instance_uid, header.series_instance_uid
             if self._study_instance_uid and study != self._study_instance_uid:
                 reason = "Study Instance UID is not that of the request"
                 return self._refused(said, NOT_IN_THE_STUDY, reason)
         except (InstanceError, SpoolError):
-            study = ""  # the filer meets the same, and keeps the bytes in quarantine
+            pass  # the filer meets the same, and keeps the bytes in quarantine
         command = StoreCommand(
             affected_sop_class_uid=meta.sop_class_uid,
             affected_sop_instance_uid=meta.sop_instance_uid,
@@ -211,7 +215,7 @@ class Reception:
             return replace(said, status=PROCESSING_FAILURE, reason="a fault of the receiver")
         if outcome.status != StoreStatus.SUCCESS:
             return replace(said, status=int(outcome.status), reason=outcome.reason)
-        return replace(said, study_instance_uid=study)
+        return replace(said, study_instance_uid=study, series_instance_uid=series)
 
     def unreadable(self, error: InstanceError) -> PartOutcome:
         """Note a part that is no DICOM file."""

@@ -75,7 +75,8 @@ def _named(outcome: PartOutcome) -> Dataset:
 def _stored(outcome: PartOutcome, root: str) -> Dataset:
     item = _named(outcome)
     item.RetrieveURL = (
-        f"{root}/studies/{outcome.study_instance_uid}/instances/{outcome.sop_instance_uid}"
+        f"{root}/studies/{outcome.study_instance_uid}/series/{outcome.series_instance_uid}"
+        f"/instances/{outcome.sop_instance_uid}"
         if root and outcome.study_instance_uid
         else ""
     )

@@ -173,8 +173,11 @@ def _series(
     path = f"/studies/{entry.study_instance_uid}/series/{series_uid}"
     ae_titles = [name.partition("@")[0] for name in held_by if "@" in name]
     roots = [*filter(None, [root]), *(name for name in held_by if name.startswith(_WEB))]
-    _set(item, "DICOMRetrievalSequence", [_with("RetrieveAETitle", each) for each in ae_titles])
-    _set(item, "WADORSRetrievalSequence", [_with("RetrieveURL", each + path) for each in roots])
+    # Type 1C: there are items, or there is no sequence.
+    if ae_titles:
+        _set(item, "DICOMRetrievalSequence", [_with("RetrieveAETitle", each) for each in ae_titles])
+    if roots:
+        _set(item, "WADORSRetrievalSequence", [_with("RetrieveURL", each + path) for each in roots])
     return item
 
 

@@ -44,7 +44,7 @@ def _asked() -> set[str]:
     """Return the services that we ask a PACS for, by what the code calls."""
     calls = {
         "QIDO-RS": r"\.search_for_\w+\(",
-        "WADO-RS": r"\.retrieve_\w+\(",
+        "WADO-RS": r"def request_instance\(",
         "STOW-RS": r"class Stow\w+|def \w*stow\w*\(",
     }
     sources = [
