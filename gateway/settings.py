@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
 from gateway.dashboard.identity.settings import AccountSettings, OpenidSettings
+from gateway.dashboard.model_settings import ModelSettings
 from gateway.delivery.stow_settings import StowSettings
 from gateway.dicomweb.settings import DicomwebSettings
 from gateway.errors import SettingsError
@@ -292,6 +293,8 @@ class DashboardSettings(SecretSettings):
     """Certificate and its chain, PEM; with it the page is served over HTTPS only."""
     tls_key: Path | None = None
     """Its private key, PEM, where it is not in the same file."""
+    viewer_url: str = ""
+    """Address of a study in the site's viewer, with ``{study_uid}`` in its place."""
     session_hours: float = Field(default=12.0, gt=0)
     """How long a login lasts."""
     initial_password: SecretStr | None = None
@@ -379,6 +382,7 @@ ALL_SETTINGS: tuple[type[BaseSettings], ...] = (
     DashboardSettings,
     AccountSettings,
     OpenidSettings,
+    ModelSettings,
     DicomwebSettings,
     StowSettings,
     AuditSettings,

@@ -12,6 +12,7 @@ from gateway.store import states
 from gateway.store.status import DeliveryStatus, StudyStatus, WorkItemStatus
 
 _ACTIONS = {
+    "association.brought": "An association brought instances",
     "association.accepted": "Association accepted",
     "association.rejected": "Association rejected",
     "association.aborted": "Association aborted",
@@ -46,6 +47,15 @@ _ACTIONS = {
     "destination.silent": "Destination does not answer and is left alone for a while",
     "destination.answers": "Destination answers again",
     "work_item.reopened": "Results are sent again",
+    "work_item.canceled": "Work item canceled on request",
+    "instance.released": "An instance was released from quarantine in the place of its namesake",
+    "study.held": "Study held",
+    "study.released": "Study released",
+    "study.made_urgent": "Put in front",
+    "study.complete_now": "Closed by order",
+    "study.retried": "Tried again by order",
+    "study.canceled": "Canceled by order",
+    "study.resent": "Results ordered to be sent again",
     "study.received": "Study received",
     "study.analysing": "Study is being analysed",
     "study.delivering": "Results are being delivered",

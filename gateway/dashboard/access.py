@@ -19,6 +19,7 @@ from gateway.roles import ADMIN, OPERATOR, REVIEWER, ROLES, VIEWER, Permission
 __all__ = [
     "ADMIN",
     "OPERATOR",
+    "OWN",
     "REVIEWER",
     "VIEWER",
     "CheckedCall",
@@ -29,6 +30,8 @@ __all__ = [
     "may",
     "require",
 ]
+
+OWN = Permission.OWN
 
 # A route may name the least role instead of a permission of ``gateway.roles``.
 _PERMISSIONS = {

@@ -27,17 +27,29 @@ from gateway import wording
 from gateway.dashboard import api, pages, site
 from gateway.dashboard.api import documents
 from gateway.dashboard.auth import Gate
+from gateway.dashboard.board import OverviewBoard
 from gateway.dashboard.identity.openid import OpenidLogin, check_settings
 from gateway.dashboard.identity.settings import OpenidSettings
 from gateway.dashboard.live import LiveFeed
+from gateway.dashboard.pages.orders import ORDER_WORDS, said_words
+from gateway.dashboard.plots import seconds_words
+from gateway.delivery.routes import Route, parse_routes
 from gateway.dicomweb import application as dicomweb
 from gateway.documents import document_desk
-from gateway.errors import RecordUnavailable, SettingsError
-from gateway.settings import DashboardSettings, StoreSettings
+from gateway.errors import OrderRefused, RecordUnavailable, SettingsError
+from gateway.settings import (
+    CompletenessSettings,
+    DashboardSettings,
+    DeliverySettings,
+    StoreSettings,
+)
 from gateway.store.accounts import Accounts
 from gateway.store.engine import open_engine
 from gateway.store.history import HistoryReader
+from gateway.store.orders import OrderDesk
+from gateway.store.overview import OverviewReader
 from gateway.store.pending_logins import PendingLogins
+from gateway.store.quarantine import QuarantineDesk
 from gateway.store.status import StatusReader
 from gateway.store.tokens import Tokens
 
@@ -82,6 +94,9 @@ def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engin
         accounts=accounts,
         status=StatusReader(engine, store.results_folder),
         history=history,
+        board=OverviewBoard(OverviewReader(engine)),
+        orders=OrderDesk(engine, _routes),
+        quarantine=QuarantineDesk(engine, window_s=CompletenessSettings().quiet_window_s),
         feed=feed,
         templates=_templates(),
         navigation=_navigation(),
@@ -97,12 +112,18 @@ def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engin
     app.mount("/static", StaticFiles(directory=_FOLDER / "static"), name="static")
     app.add_exception_handler(HTTPException, _show_http_error)
     app.add_exception_handler(RequestValidationError, _show_wrong_request)
+    app.add_exception_handler(OrderRefused, _show_refused_order)
     app.add_exception_handler(RecordUnavailable, _show_outage)
     app.add_middleware(
         Gate, accounts=accounts, tokens=Tokens(engine), cookie=app.state.cookie, door=door
     )
     app.add_middleware(AccessLog)
     return app
+
+
+def _routes() -> tuple[Route, ...]:
+    """Return the destinations in force."""
+    return tuple(parse_routes(DeliverySettings().destination))
 
 
 def _navigation() -> tuple[tuple[str, str], ...]:
@@ -114,7 +135,8 @@ def _navigation() -> tuple[tuple[str, str], ...]:
 def _templates() -> Jinja2Templates:
     templates = Jinja2Templates(_FOLDER / "templates")
     templates.env.trim_blocks = templates.env.lstrip_blocks = True
-    templates.env.globals["arrivals"] = _ARRIVALS
+    templates.env.globals |= {"arrivals": _ARRIVALS, "order_words": ORDER_WORDS}
+    templates.env.filters["order_said"] = said_words
     templates.env.filters |= {
         "action": wording.action_words,
         "answer": wording.delivery_answer,
@@ -124,6 +146,7 @@ def _templates() -> Jinja2Templates:
         "findings": wording.findings,
         "item_words": wording.item_words,
         "local_time": wording.local_time,
+        "lapse": seconds_words,
         "iso": lambda moment: moment.isoformat(timespec="milliseconds"),
         "short_uid": short_uid,
         "uid_name": uid_name,
@@ -174,6 +197,10 @@ def _show_http_error(request: Request, exc: Exception) -> Response:
 
 def _show_wrong_request(request: Request, _exc: Exception) -> Response:
     return _error(request, 422, "The address or the form holds a value that cannot be used.")
+
+
+def _show_refused_order(request: Request, exc: Exception) -> Response:
+    return _error(request, 409, f"Not done: {exc}.")
 
 
 def _show_outage(request: Request, _exc: Exception) -> Response:

@@ -25,13 +25,13 @@ class PreviewError(GatewayError):
     """A picture cannot be shown; the message says why."""
 
 
-def preview_png(folder: Path, relative_path: str) -> bytes:
-    """Return a stored picture as PNG, made smaller to at most ``MAX_SIDE_PX`` a side.
+def preview_png(folder: Path, relative_path: str, *, side_px: int = MAX_SIDE_PX) -> bytes:
+    """Return a stored picture as PNG, made smaller to at most ``side_px`` a side.
 
     Parameters
     ----------
     folder
-        The results folder; nothing outside it is read.
+        The results folder or the spool; nothing outside it is read.
     relative_path
         From the record.
 
@@ -42,15 +42,15 @@ def preview_png(folder: Path, relative_path: str) -> bytes:
     """
     path = (folder / relative_path).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise PreviewError("The file is outside the results folder.")
+        raise PreviewError("The file is outside its folder.")
     try:
         picture = Image.fromarray(_pixels(path))
     except FileNotFoundError as exc:
-        raise PreviewError("The file is no longer in the results folder.") from exc
+        raise PreviewError("The file is no longer in its folder.") from exc
     except (OSError, InvalidDicomError, ValueError, AttributeError, KeyError, RuntimeError) as exc:
         # pydicom and its decoders say so in many ways; the texts may quote values.
         raise PreviewError("The file cannot be read as a picture.") from exc
-    picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
+    picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
     sink = io.BytesIO()
     picture.save(sink, "PNG")
     return sink.getvalue()

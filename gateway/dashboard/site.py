@@ -12,11 +12,14 @@ from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
 from sqlalchemy import Engine
 
+from gateway.dashboard.board import OverviewBoard
 from gateway.dashboard.live import LiveFeed
 from gateway.roles import Permission
 from gateway.settings import DashboardSettings, StoreSettings
 from gateway.store.accounts import Accounts
 from gateway.store.history import HistoryReader
+from gateway.store.orders import OrderDesk
+from gateway.store.quarantine import QuarantineDesk
 from gateway.store.status import StatusReader
 
 NAVIGATION = (
@@ -47,6 +50,9 @@ class Services:
     accounts: Accounts
     status: StatusReader
     history: HistoryReader
+    board: OverviewBoard
+    orders: OrderDesk
+    quarantine: QuarantineDesk
     feed: LiveFeed
     templates: Jinja2Templates
     navigation: tuple[tuple[str, str], ...]
@@ -93,8 +99,9 @@ def page(
         key=len,
         default="",
     )
+    session = request.state.session
     shared = {
-        "session": request.state.session,
+        "session": session,
         "now": dt.datetime.now(dt.UTC),
         "navigation": [
             (path, title)
@@ -102,6 +109,7 @@ def page(
             if path not in _ADMINISTRATION or _administers(request)
         ],
         "here": here,
+        "may_operate": session is not None and session.may(Permission.OPERATE),
     }
     return use.templates.TemplateResponse(
         request, name, {**shared, **values}, status_code=status_code

@@ -20,12 +20,15 @@ from gateway.store.tables import (
     Instance,
     Refusal,
     ResultObject,
+    Study,
     WorkItem,
 )
 
 MAX_EVENTS = 500
 MAX_SERIES = 200
 MAX_REFUSALS = 50
+MAX_PICTURES = 24
+MAX_ASSOCIATIONS = 100
 
 # PostgreSQL hands out ids before the commit, so a lower id may appear after a higher one.
 _LATE_IDS = 1000
@@ -60,6 +63,8 @@ class GenerationStatus:
     reason: str
     instances: int
     """Instances that came in with it, those of its predecessors not counted."""
+    plan: dict[str, Any] | None
+    """What the rules decided and why (``gateway.rules.plan``); None before they looked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +145,36 @@ class HistoryReader:
             ).first()
         return StoredObject(**row._mapping) if row is not None else None
 
+    def instance(self, study_id: int, instance_id: int) -> StoredObject | None:
+        """Return one received instance of a study, its path relative to the spool."""
+        with reading(self._engine) as connection:
+            row = connection.execute(
+                select(Instance.disposition.label("role"), Instance.path, Instance.sha256).where(
+                    Instance.id == instance_id,
+                    Instance.study_id == study_id,
+                    Instance.purged_at.is_(None),
+                )
+            ).first()
+        return StoredObject(**row._mapping) if row is not None else None
+
+    def pictures(self, study_id: int) -> list[int]:
+        """Return the ids of the first received instances of a study whose files are there."""
+        with reading(self._engine) as connection:
+            return list(
+                connection.execute(
+                    select(Instance.id)
+                    .where(Instance.study_id == study_id, Instance.purged_at.is_(None))
+                    .order_by(Instance.id)
+                    .limit(MAX_PICTURES)
+                ).scalars()
+            )
+
+    def is_held(self, study_id: int) -> bool:
+        """Return whether a study is held."""
+        with reading(self._engine) as connection:
+            held_at = connection.execute(select(Study.held_at).where(Study.id == study_id)).scalar()
+        return held_at is not None
+
     def marks(self, study_ids: Sequence[int]) -> dict[int | None, str]:
         """Return a mark of the whole record (key None) and of some studies.
 
@@ -187,7 +222,44 @@ def _events(connection: Connection, study_id: int) -> tuple[TimelineEvent, ...]:
                 detail=detail,
             )
         )
-    return tuple(events)
+    events += _associations(connection, study_id)
+    return tuple(sorted(events, key=lambda each: (each.at, each.id)))
+
+
+def _associations(connection: Connection, study_id: int) -> list[TimelineEvent]:
+    """Return a line for each association that brought instances, at its first one."""
+    rows = connection.execute(
+        select(
+            Instance.association_id,
+            Instance.calling_ae_title,
+            Instance.peer_address,
+            func.count().label("instances"),
+            cast(func.sum(Instance.size_bytes), BigInteger).label("size_bytes"),
+            func.min(Instance.received_at).label("first_at"),
+            func.max(Instance.received_at).label("last_at"),
+        )
+        .where(Instance.study_id == study_id)
+        .group_by(Instance.association_id, Instance.calling_ae_title, Instance.peer_address)
+        .order_by(func.min(Instance.id).desc())
+        .limit(MAX_ASSOCIATIONS)
+    )
+    return [
+        TimelineEvent(
+            id=0,
+            at=row.first_at,
+            action="association.brought",
+            level="info",
+            analysis="",
+            detail={
+                "from": row.calling_ae_title,
+                "address": row.peer_address,
+                "instances": row.instances,
+                "bytes_received": row.size_bytes,
+                "over_s": (row.last_at - row.first_at).total_seconds(),
+            },
+        )
+        for row in rows
+    ]
 
 
 def _delivery_roles(connection: Connection, study_id: int) -> dict[int, tuple[str, str]]:
@@ -218,6 +290,7 @@ def _generations(connection: Connection, study_id: int) -> tuple[GenerationStatu
             Generation.next_attempt_at,
             Generation.attempts,
             Generation.reason,
+            Generation.plan,
             arrived.label("instances"),
         )
         .where(Generation.study_id == study_id)

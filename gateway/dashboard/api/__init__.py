@@ -4,13 +4,31 @@ Each module has a ``router``; all of them are listed here. A route names the lea
 it (``gateway.dashboard.access.require``) and, where it changes something, ``CheckedCall``.
 """
 
-from gateway.dashboard.api import accounts, live, metrics, schema, studies
+from gateway.dashboard.api import (
+    accounts,
+    administration,
+    failures,
+    live,
+    metrics,
+    models,
+    overview,
+    rules,
+    schema,
+    studies,
+    views,
+)
 
 ROUTERS = (
     accounts.router,
     accounts.own,
+    failures.router,
     live.router,
     metrics.router,
+    overview.router,
     studies.router,
+    views.router,
+    administration.router,
+    models.router,
+    rules.router,
     schema.router,
 )

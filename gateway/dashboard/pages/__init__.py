@@ -3,14 +3,41 @@
 Each module has a ``router``; all of them are listed here. Pages stand outside the OpenAPI schema.
 """
 
-from gateway.dashboard.pages import accounts, find, login, openid, studies, study
+from gateway.dashboard.pages import (
+    accounts,
+    audit,
+    failures,
+    find,
+    login,
+    models,
+    nodes,
+    openid,
+    orders,
+    overview,
+    queues,
+    rules,
+    settings,
+    storage,
+    studies,
+    study,
+)
 
 ROUTERS = (
     accounts.router,
     accounts.own,
     openid.router,
+    overview.router,
+    failures.router,
+    queues.router,
     find.router,
     login.router,
+    orders.router,
     studies.router,
     study.router,
+    models.router,
+    rules.router,
+    nodes.router,
+    storage.router,
+    audit.router,
+    settings.router,
 )

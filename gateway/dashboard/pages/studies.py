@@ -1,20 +1,21 @@
-"""The list of studies."""
+"""The list of studies: filters in the address, saved views, orders about many."""
 
 from __future__ import annotations
 
 import datetime as dt
-import re
+from dataclasses import replace
 from typing import Annotated, Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from gateway.dashboard.access import VIEWER, require
+from gateway.dashboard.access import OWN, VIEWER, Form, actor_of, require
 from gateway.dashboard.site import Use, page
 from gateway.store import states
 from gateway.store.status import StateCount
-from gateway.store.study_filter import StudyFilter
+from gateway.store.study_filter import DELIVERED, StudyFilter, filter_of
+from gateway.store.views import SavedViews
 
 PAGE_SIZE = 50
 # A study that waits longer than this in a state that is not final wants to be looked at.
@@ -22,79 +23,110 @@ LATE_AFTER_S = 15 * 60.0
 
 _MAX_ID = 2**31 - 1
 _UNDER_WAY = tuple(state for state in states.STUDY_STATES if state not in states.FINAL_STATES)
+
 router = APIRouter(include_in_schema=False, dependencies=[require(VIEWER)])
 
 UidPart = Annotated[str, Query(max_length=64)]
 BeforeId = Annotated[int | None, Query(ge=1, le=_MAX_ID)]
 
 
-@router.get("/")
-def start() -> Response:
-    """Go to the list of studies."""
-    return RedirectResponse("/studies", 303)
+def study_filter(request: Request, *, before: int | None = None, limit: int | None) -> StudyFilter:
+    """Return the filter that an address asks for.
 
-
-def study_filter(state: str, uid: str, before: int | None, limit: int) -> StudyFilter:
-    """Return the filter that an address asks for; 404 for a state that does not exist."""
-    if state and state not in states.STUDY_STATES:
-        raise HTTPException(404, "There is no such state.")
-    return StudyFilter(
-        state=state,
-        # What cannot be in a UID is noise of a copy, e.g. blanks and quotes.
-        uid_part=re.sub(r"[^0-9.]", "", uid),
-        before_id=before,
-        limit=limit,
-    )
+    Raises
+    ------
+    HTTPException
+        404 for what does not exist, 422 for what cannot be used.
+    """
+    values = request.query_params
+    if len(values.get("uid", "")) > 64:
+        raise HTTPException(422, "A UID has at most 64 characters.")
+    try:
+        wanted = filter_of(values)
+    except ValueError as exc:
+        no_such = "there is no" in str(exc)
+        raise HTTPException(404 if no_such else 422, f"Not shown: {exc}.") from exc
+    return replace(wanted, before_id=before, limit=limit)
 
 
 @router.get("/studies")
 def show_studies(
-    request: Request, use: Use, state: str = "", uid: UidPart = "", before: BeforeId = None
+    request: Request, use: Use, before: BeforeId = None, said: str = ""
 ) -> HTMLResponse:
     """Show the states with their oldest studies, and one page of studies."""
-    wanted = study_filter(state, uid, before, PAGE_SIZE + 1)
+    wanted = study_filter(request, before=before, limit=PAGE_SIZE + 1)
     mark = use.history.marks([])[None]  # before the reads, so that no change is missed
     counts = use.status.counts()
     found = use.status.studies(wanted)
     shown = found[:PAGE_SIZE]
+    query = wanted.as_query(before_id=None)
     return page(
         request,
         "studies.html",
         {
             "mark": mark,
-            "chips": [_chip(count, state, wanted.uid_part) for count in counts],
+            "chips": [_chip(count, wanted) for count in counts],
             "total": sum(count.count for count in counts),
-            "all_address": _list_address("", wanted.uid_part),
+            "all_address": _address(wanted, state=""),
             "studies": shown,
-            "state": state,
-            "uid": wanted.uid_part,
+            "wanted": wanted,
+            "words": dict(_pairs(query)),
+            "is_filtered": bool(query),
+            "more_filters": bool(wanted.as_query(before_id=None, state="")),
+            "delivered_choices": DELIVERED,
+            "states": states.STUDY_STATES,
             "before": before,
-            "first_address": _list_address(state, wanted.uid_part),
+            "query": query,
+            "views": SavedViews(use.engine).of(actor_of(request)),
+            "said": said,
+            "first_address": _address(wanted),
             "older_address": (
-                _list_address(state, wanted.uid_part, shown[-1].id)
-                if len(found) > PAGE_SIZE
-                else ""
+                _address(wanted, before_id=shown[-1].id) if len(found) > PAGE_SIZE else ""
             ),
         },
     )
 
 
-def _chip(count: StateCount, chosen: str, uid: str) -> dict[str, Any]:
+@router.post("/studies/views", dependencies=[require(OWN)])
+def save_view(request: Request, use: Use, form: Form) -> Response:
+    """Keep the present filter under a name."""
+    values = dict(_pairs(str(form.get("query", ""))))
+    try:
+        wanted = filter_of(values)
+    except ValueError as exc:
+        raise HTTPException(422, f"Not kept: {exc}.") from exc
+    SavedViews(use.engine).save(actor_of(request), str(form.get("name", "")), wanted)
+    return RedirectResponse(_address(wanted), 303)
+
+
+@router.post("/studies/views/{view_id}/forget", dependencies=[require(OWN)])
+def forget_view(request: Request, use: Use, view_id: int, form: Form) -> Response:
+    """Delete a view of one's own."""
+    if not 0 < view_id <= _MAX_ID or not SavedViews(use.engine).forget(actor_of(request), view_id):
+        raise HTTPException(404, "There is no such view.")
+    return RedirectResponse("/studies", 303)
+
+
+def _chip(count: StateCount, wanted: StudyFilter) -> dict[str, Any]:
     waited_s = (
         (dt.datetime.now(dt.UTC) - count.oldest_at).total_seconds() if count.oldest_at else 0.0
     )
+    is_chosen = count.state == wanted.state
     return {
         "state": count.state,
         "count": count.count,
         "oldest_at": count.oldest_at if count.state != states.COMPLETED else None,
         "is_late": count.state in _UNDER_WAY and waited_s > LATE_AFTER_S,
-        "is_chosen": count.state == chosen,
+        "is_chosen": is_chosen,
         # A second click takes the choice back.
-        "address": _list_address("" if count.state == chosen else count.state, uid),
+        "address": _address(wanted, state="" if is_chosen else count.state),
     }
 
 
-def _list_address(state: str, uid: str, before: int | None = None) -> str:
-    values = {"state": state, "uid": uid, "before": before}
-    query = urlencode({name: value for name, value in values.items() if value})
+def _address(wanted: StudyFilter, **changes: Any) -> str:
+    query = wanted.as_query(**{"before_id": None, **changes})
     return f"/studies?{query}" if query else "/studies"
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    return parse_qsl(query[:4000])

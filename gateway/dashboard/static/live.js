@@ -70,6 +70,8 @@
     for (const region of regions()) {
       const fresh = next.getElementById(region.id);
       if (!fresh || fresh.innerHTML === sent.get(region.id)) continue;
+      // What somebody is choosing or writing must not be taken away.
+      if (region.querySelector("input:checked, input:focus, select:focus, textarea:focus")) continue;
       sent.set(region.id, fresh.innerHTML);
       region.innerHTML = fresh.innerHTML;
     }

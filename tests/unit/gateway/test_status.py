@@ -56,6 +56,7 @@ def test_status_of_a_study_has_every_part(record):
 
     assert found.pop("age_s") > 0
     assert found == {
+        "number": 1,
         "study_instance_uid": uid,
         "state": "completed",
         "reason": "",

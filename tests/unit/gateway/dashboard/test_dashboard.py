@@ -23,6 +23,12 @@ FOLDER = Path(gateway.dashboard.__file__).parent
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
+def study_page(client, named: str):
+    """Open a study's page by its UID, over the redirect to its number."""
+    answer = client.get(f"/studies/{named}")
+    return client.get(answer.headers["location"]) if answer.status_code == 308 else answer
+
+
 # -- the list --------------------------------------------------------------------------------------
 
 
@@ -58,11 +64,11 @@ def test_chips_count_and_name_the_oldest(kept, client):
 def test_list_is_filtered_by_address(kept, client):
     done, waiting = kept.completed(), kept.receive()
     page = client.get("/studies", params={"state": "completed"}).text
-    assert f"/studies/{done}" in page
-    assert f"/studies/{waiting}" not in page
+    assert done in page
+    assert waiting not in page
     page = client.get("/studies", params={"uid": f" '{waiting[-9:]} "}).text
-    assert f"/studies/{waiting}" in page
-    assert f"/studies/{done}" not in page
+    assert waiting in page
+    assert done not in page
     assert "No study matches" in client.get("/studies", params={"uid": "999.999"}).text
 
 
@@ -89,7 +95,7 @@ def test_pages_lead_through_all_studies_once(kept, client):
     seen, address = [], "/studies"
     while address:
         page = client.get(address).text
-        seen += re.findall(r'href="/studies/([\d.]+)"', page)
+        seen += re.findall(r'class="uid hint" title="([\d.]+)"', page)
         found = re.search(r'<a href="(/studies\?before=\d+)" rel="next">', page)
         address = found[1] if found else ""
     assert seen == uids[::-1]
@@ -115,14 +121,14 @@ def test_number_of_statements_of_the_list_is_fixed(kept, client):
 
 
 def test_study_page_answers_at_the_top_whether_the_pacs_has_it(kept, client):
-    page = client.get(f"/studies/{kept.completed()}").text
+    page = study_page(client, kept.completed()).text
     answer = f"Yes: {PACS} holds the object (found there by C-FIND afterwards)."
     assert page.index(answer) < page.index("Timeline")
 
 
 def test_study_page_tells_the_story_in_order(kept, client):
     uid = kept.completed()
-    page = client.get(f"/studies/{uid}").text
+    page = study_page(client, uid).text
     story = [
         "Instances are arriving",
         "Complete: nothing new came",
@@ -141,7 +147,7 @@ def test_study_page_tells_the_story_in_order(kept, client):
 
 def test_study_page_counts_down_the_quiet_window(kept, client):
     uid = kept.receive()
-    page = client.get(f"/studies/{uid}").text
+    page = study_page(client, uid).text
     assert re.search(r'data-until="[^"]+" data-before="closes in"', page)
 
 
@@ -158,7 +164,7 @@ def test_study_page_shows_quarantine_and_refusals(kept, client):
         stored=None,
         header=header(study_instance_uid=received.study_instance_uid),
     )
-    page = client.get(f"/studies/{received.study_instance_uid}").text
+    page = study_page(client, received.study_instance_uid).text
     for text in (
         "1 quarantined instance:",
         "1 instance of this study was refused",
@@ -173,14 +179,14 @@ def test_refused_study_has_a_page(kept, client):
     kept.intake.register_refusal(
         association=association(), status=0xA900, reason="why", stored=None, header=refused
     )
-    page = client.get(f"/studies/{refused.study_instance_uid}").text
+    page = study_page(client, refused.study_instance_uid).text
     assert "the study was not analysed" in page
     assert "A900" in page
 
 
 @pytest.mark.parametrize("uid", ["1.2.3", "%00", "a" * 5000, "' OR 1=1"])
 def test_unknown_study_is_not_found(client, uid):
-    assert client.get(f"/studies/{uid}").status_code == 404
+    assert study_page(client, uid).status_code == 404
     assert client.get(f"/api/studies/{uid}").status_code == 404
 
 
@@ -196,10 +202,10 @@ def test_log_holds_no_uid(kept, client, caplog):
     caplog.set_level(logging.INFO)
     uid = kept.completed()
     caplog.clear()
-    client.get(f"/studies/{uid}")
+    study_page(client, uid)
     client.get("/studies", params={"uid": uid})
     ours = [record for record in caplog.records if record.name.startswith("gateway")]
-    assert {record.route for record in ours} == {"/studies/{uid}", "/studies"}
+    assert {record.route for record in ours} == {"/studies/{named}", "/studies"}
     assert uid not in repr([record.__dict__ for record in ours])
 
 
@@ -223,8 +229,16 @@ def picture_file(path: Path, pixels: np.ndarray) -> None:
     ds.save_as(path, enforce_file_format=True)
 
 
+def address_of(client, uid: str, made) -> str:
+    """Address of the picture of an object, by the numbers of the record."""
+    study = client.get(f"/api/studies/{uid}").json()
+    objects = [each for item in study["work_items"] for each in item["objects"]]
+    ids = [each["id"] for each in objects if each["sop_instance_uid"] == made.sop_instance_uid]
+    return f"/studies/{study['number']}/objects/{(*ids, 1)[0]}/preview.png"
+
+
 def preview(client, uid: str, made):
-    return client.get(f"/studies/{uid}/objects/{made.sop_instance_uid}/preview.png")
+    return client.get(address_of(client, uid, made))
 
 
 def test_overview_is_shown_as_it_is_stored(home, kept, client):
@@ -236,9 +250,9 @@ def test_overview_is_shown_as_it_is_stored(home, kept, client):
     assert answer.headers["content-type"] == "image/png"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), pixels)
     assert "private" in answer.headers["cache-control"]
-    assert f"{made.sop_instance_uid}/preview.png" in client.get(f"/studies/{uid}").text
+    path = address_of(client, uid, made)
+    assert path in study_page(client, uid).text
     headers = {"if-none-match": answer.headers["etag"]}
-    path = f"/studies/{uid}/objects/{made.sop_instance_uid}/preview.png"
     assert client.get(path, headers=headers).status_code == 304
 
 
@@ -384,9 +398,8 @@ def test_pages_hold_nothing_inline_or_from_elsewhere(kept, client):
 
 
 def colours(css: str, scheme: str) -> dict[str, str]:
-    blocks = re.findall(r":root \{(.*?)\}", css, re.DOTALL)
-    block = blocks[0] if scheme == "light" else blocks[1]
-    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
+    found = re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", css)
+    return {name: light if scheme == "light" else dark for name, light, dark in found}
 
 
 def luminance(colour: str) -> float:

@@ -1,0 +1,47 @@
+"""Figures of the overview and the queues over REST."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from gateway.dashboard.access import VIEWER, require
+from gateway.dashboard.pages.overview import WindowName, totals
+from gateway.dashboard.site import Use
+from gateway.store.overview import FunnelStep, StageHistory, StageLoad
+from gateway.store.queues import QueueReader, Queues
+
+router = APIRouter(prefix="/api", tags=["overview"], dependencies=[require(VIEWER)])
+
+
+class Overview(BaseModel):
+    """What is where, and how fast it went."""
+
+    received_today: int
+    known: int
+    in_flight: int
+    completed: int
+    failed: int
+    refused: int
+    loads: list[StageLoad]
+    funnel: list[FunnelStep]
+    histories: list[StageHistory]
+
+
+@router.get("/overview")
+def get_overview(use: Use, window: WindowName = "24h") -> Overview:
+    """Return what is in each stage now, and funnel, throughput and p95 over a window."""
+    figures = use.board.figures(window)
+    return Overview(
+        received_today=use.board.received_today(),
+        loads=use.board.loads(),
+        funnel=list(figures.funnel),
+        histories=list(figures.histories),
+        **totals(use),
+    )
+
+
+@router.get("/queues")
+def get_queues(use: Use) -> Queues:
+    """Return the queues, the workers, what is next, and the destinations."""
+    return QueueReader(use.engine).read()

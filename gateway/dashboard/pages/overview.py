@@ -1,0 +1,73 @@
+"""The start page: what is where, since when, and how fast it goes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse
+
+from gateway.dashboard.access import VIEWER, require
+from gateway.dashboard.plots import plot_of
+from gateway.dashboard.site import Services, Use, page
+from gateway.store import states
+from gateway.store.overview import WINDOWS
+
+# What is longer in a stage than this wants to be looked at.
+LATE_AFTER_S = {
+    "receiving": 900.0,
+    "routing": 60.0,
+    "queued": 900.0,
+    "analysing": 900.0,
+    "delivering": 900.0,
+    "held": 86400.0,
+}
+
+router = APIRouter(include_in_schema=False, dependencies=[require(VIEWER)])
+
+WindowName = Annotated[Literal["1h", "24h", "7d"], Query(description="Span up to now.")]
+
+
+def totals(use: Services) -> dict[str, int]:
+    """Return how many studies are known, in flight, completed, failed and refused."""
+    counts = {each.state: each.count for each in use.status.counts()}
+    under_way = sum(n for state, n in counts.items() if state not in states.FINAL_STATES)
+    return {
+        "known": sum(counts.values()),
+        "in_flight": under_way,
+        "completed": counts[states.COMPLETED],
+        "failed": counts[states.FAILED],
+        "refused": counts[states.REFUSED],
+    }
+
+
+@router.get("/")
+def show_overview(request: Request, use: Use, window: WindowName = "24h") -> HTMLResponse:
+    """Show the overview."""
+    mark = use.history.marks([])[None]  # before the reads, so that no change is missed
+    figures = use.board.figures(window)
+    received = figures.funnel[0].count
+    funnel: list[dict[str, Any]] = [
+        {
+            "step": each.step,
+            "count": each.count,
+            "share": each.count / received if received else 0.0,
+        }
+        for each in figures.funnel
+    ]
+    return page(
+        request,
+        "overview.html",
+        {
+            "mark": mark,
+            "totals": totals(use),
+            "received_today": use.board.received_today(),
+            "loads": use.board.loads(),
+            "late_after_s": LATE_AFTER_S,
+            "funnel": funnel,
+            "histories": [(each, plot_of(each)) for each in figures.histories],
+            "window": window,
+            "windows": list(WINDOWS),
+            "read_at": figures.read_at,
+        },
+    )
