@@ -65,6 +65,18 @@ class Segment:
         return cls(path=path, descriptor=descriptor, epoch=_epoch(descriptor))
 
     @classmethod
+    def view(cls, path: Path) -> Segment:
+        """Open a segment to look at its records, whoever holds it.
+
+        Raises
+        ------
+        OSError
+            It cannot be read.
+        """
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return cls(path=path, descriptor=descriptor, epoch=_epoch(descriptor))
+
+    @classmethod
     def make(cls, path: Path, size_bytes: int) -> Segment:
         """Make a segment, its bytes and its name on the disk.
 

@@ -15,10 +15,12 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from gateway.journal_segment import Segment
 from gateway.store import states
 from gateway.store.engine import reading
 from gateway.store.findings import Finding, Subject, Tally, rows_of
 from gateway.store.tables import Delivery, Document, Instance, Refusal, ResultObject, WorkItem
+from gateway.store.verify_kept import check_audit, check_commitments, check_once, check_purged
 from gateway.store.verify_work import check_owners, check_states
 
 __all__ = ["CHECKS", "Finding", "Subject", "verify"]
@@ -58,14 +60,34 @@ def check_received(subject: Subject) -> Finding:
         "every acknowledged instance and document is on disk, whole",
         "restore the file from backup or send the instance again; then check the disk",
     )
+    journalled: frozenset[str] | None = None
     for table in (Instance, Document):
         statement = select(table.id, table.path, table.size_bytes, table.sha256).where(
             table.purged_at.is_(None)  # retention has given it up, on purpose
         )
         for row in rows_of(subject, statement):
             problem = _file_problem(subject, subject.spool / row.path, row.size_bytes, row.sha256)
+            if problem and journalled is None:
+                journalled = _journalled(subject)
+            if problem and journalled and row.sha256 in journalled:
+                problem += "; the journal has it: restart the listener, which restores it"
             tally.see(problem and f"{table.__tablename__} {row.id}: {problem} ({row.path})")
     return tally.finding()
+
+
+def _journalled(subject: Subject) -> frozenset[str]:
+    """Return the digests of what the spool's journal holds, for the time being."""
+    found: set[str] = set()
+    for path in sorted((subject.spool / "journal").glob("*.journal")):
+        try:
+            segment = Segment.view(path)
+        except OSError:
+            continue  # no journal any more, or none that helps
+        try:
+            found.update(digest for digest, _ in segment.records())
+        finally:
+            segment.close()
+    return frozenset(found)
 
 
 def check_results(subject: Subject) -> Finding:
@@ -207,8 +229,12 @@ def _completed_problem(objects: list[Any]) -> str:
 CHECKS: tuple[Callable[[Subject], Finding], ...] = (
     check_received,
     check_results,
+    check_once,
     check_result_sets,
     check_owners,
+    check_commitments,
     check_states,
+    check_purged,
+    check_audit,
     check_orphans,
 )

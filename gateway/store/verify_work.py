@@ -72,7 +72,7 @@ def _items() -> Any:
     ).join(Study, WorkItem.study_id == Study.id)
 
 
-def _due_problem(
+def due_problem(
     due: dt.datetime | None, now: dt.datetime, what: str, *, late_s: float | None
 ) -> str:
     """Return what is wrong with a moment; None for ``late_s``: it may be as late as it likes."""
@@ -89,8 +89,8 @@ def _due_problem(
 def _generation_problem(row: Any, now: dt.datetime, grace_s: float) -> str:
     late_s = None if row.held_at is not None else grace_s
     if row.state == states.RECEIVING:
-        return _due_problem(row.closes_at, now, "to be closed", late_s=late_s)
-    return _due_problem(row.next_attempt_at, now, "to be routed", late_s=late_s)
+        return due_problem(row.closes_at, now, "to be closed", late_s=late_s)
+    return due_problem(row.next_attempt_at, now, "to be routed", late_s=late_s)
 
 
 def _item_problem(row: Any, now: dt.datetime, grace_s: float, *, is_busy: bool) -> str:
@@ -103,8 +103,8 @@ def _item_problem(row: Any, now: dt.datetime, grace_s: float, *, is_busy: bool) 
         return "has ended and is still held" if row.lease_token is not None else ""
     late_s = None if row.held_at is not None or is_busy else grace_s
     if row.lease_token is not None:
-        return _due_problem(row.lease_expires_at, now, "free", late_s=late_s)
-    return _due_problem(row.next_attempt_at, now, "due", late_s=late_s)
+        return due_problem(row.lease_expires_at, now, "free", late_s=late_s)
+    return due_problem(row.next_attempt_at, now, "due", late_s=late_s)
 
 
 def check_states(subject: Subject) -> Finding:

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime as dt
+import hashlib
 import json
 import shutil
 import threading
@@ -10,15 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, delete, insert, update
+from sqlalchemy import Engine, delete, insert, select, text, update
 
 from gateway import verify as command
 from gateway.delivery.routes import Route
 from gateway.errors import RecordUnavailable
+from gateway.journal_segment import Segment
 from gateway.settings import DeliverySettings, StoreSettings
-from gateway.store.engine import migrate, open_engine, writing
-from gateway.store.tables import Delivery, Generation, Instance, ResultObject, Study, WorkItem
-from gateway.store.verify import Finding, Subject, verify
+from gateway.store import audit
+from gateway.store.engine import migrate, open_engine, reading, writing
+from gateway.store.legal_holds import LegalHolds
+from gateway.store.received_commitments import ReceivedCommitments
+from gateway.store.tables import (
+    AuditEntry,
+    Delivery,
+    Generation,
+    Instance,
+    ReceivedCommitment,
+    ResultObject,
+    Study,
+    WorkItem,
+)
+from gateway.store.verify import CHECKS, Finding, Subject, verify
 from gateway.verify import BROKEN, UNKNOWN
 from gateway.verify_pacs import PacsUnavailable, check_pacs
 from tests.records import Record, TestClock, association, header, new_object, new_uid, stored
@@ -230,6 +244,115 @@ def test_a_study_that_is_held_and_a_queue_may_be_late(home: Home) -> None:
     home.record.claim(second[0])
     assert first
     assert not [text for text in home.broken() if "nobody does it" in text]
+
+
+def test_a_file_that_is_gone_and_stands_in_the_journal(home: Home) -> None:
+    path = home.receive()
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    home.change(update(Instance).values(sha256=digest))
+    folder = home.store.spool_folder / "journal"
+    folder.mkdir()
+    (folder / "0.journal").write_bytes(b"")
+    (folder / "1.journal").write_bytes(b"no journal")
+    segment = Segment.make(folder / "2.journal", 64 * 1024)
+    segment.write(segment.position, digest, data)
+    path.unlink()
+    assert [text for text in home.broken() if "the journal has it" in text]
+    segment.reset()
+    segment.close()
+    assert not [text for text in home.broken() if "the journal has it" in text]
+    assert [text for text in home.broken() if "its file is gone" in text]
+
+
+def test_an_instance_that_was_accepted_twice(home: Home) -> None:
+    home.receive()
+    with reading(home.engine) as connection:
+        row = dict(connection.execute(select(Instance)).one()._mapping)
+    del row["id"]
+    home.receive()
+    home.change(update(Instance).where(Instance.id == 2).values(disposition="quarantined"))
+    home.change(
+        update(Instance).where(Instance.id == 2).values(sop_instance_uid=row["sop_instance_uid"])
+    )
+    assert not [text for text in home.broken() if "of one UID" in text]  # kept apart, as promised
+    home.change(update(Instance).values(disposition="accepted"))
+    assert "2 instances of one UID: 1 and 2" in home.broken()
+
+
+def test_a_report_on_commitment_that_nobody_makes(home: Home) -> None:
+    book = ReceivedCommitments(home.engine, home.record.clock)
+    book.register(
+        calling_ae_title="CAMERA",
+        called_ae_title="LENTIGO",
+        transaction_uid=new_uid(),
+        instances={new_uid(): "1.2"},
+        due_in_s=30.0,
+    )
+    assert not [text for text in home.broken() if "CAMERA" in text]
+    home.record.clock.advance(3600)
+    assert [text for text in home.broken() if "request 1 of CAMERA: due 3570 s ago" in text]
+    home.change(update(ReceivedCommitment).values(next_attempt_at=None))
+    assert [text for text in home.broken() if "request 1 of CAMERA: due never" in text]
+    home.change(update(ReceivedCommitment).values(state="reported"))
+    assert not [text for text in home.broken() if "CAMERA" in text]
+
+
+def test_a_purge_of_what_was_on_legal_hold(home: Home) -> None:
+    path = home.complete()
+    now = home.record.clock()
+    with reading(home.engine) as connection:
+        uid = connection.execute(select(Study.study_instance_uid)).scalar_one()
+    LegalHolds(home.engine, home.record.clock).place(uid, reason="a file number", actor="admin")
+    assert not [text for text in home.broken() if "hold" in text]
+    home.change(update(Instance).values(purged_at=now + dt.timedelta(seconds=1)))
+    assert home.broken() == ["instances 1: its study is on legal hold"]
+    home.change(update(Instance).values(purged_at=now - dt.timedelta(seconds=1)))
+    assert home.broken() == []  # it was gone when the hold was placed
+    assert path.exists()
+
+
+def test_a_purge_of_a_result_that_nobody_confirmed(home: Home) -> None:
+    home.complete()
+    home.change(update(ResultObject).values(purged_at=home.record.clock()))
+    assert home.broken() == []
+    home.change(update(Delivery).values(state="REFUSED"))
+    assert "result object 1: nobody has confirmed it" in home.broken()
+
+
+def test_an_audit_trail_that_was_changed(home: Home) -> None:
+    with writing(home.engine) as connection:
+        for number in range(3):
+            audit.append(connection, home.record.clock(), "admin", "login", number=number)
+    assert home.broken() == []
+    with writing(home.engine) as connection:
+        for (name,) in connection.execute(
+            text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name LIKE 'audit%'")
+        ).all():
+            connection.execute(text(f"DROP TRIGGER {name}"))
+    home.change(update(AuditEntry).where(AuditEntry.id == 2).values(actor="somebody else"))
+    found = home.look()["the audit trail is one unbroken chain"]
+    assert found.verdict == "FAIL"
+    assert "entry 2" in found.examples[0]
+
+
+def test_every_check_is_broken_by_a_test() -> None:
+    """What is looked at is looked for: a check that no test breaks may see nothing."""
+    source = Path(__file__).read_text(encoding="utf-8")
+    planted = {
+        "check_received": "its file is gone",
+        "check_results": "test_a_result_file_that_is_gone",
+        "check_once": "of one UID",
+        "check_result_sets": "more than one sr",
+        "check_owners": "nobody does it",
+        "check_commitments": "of CAMERA",
+        "check_states": "is called analysing",
+        "check_purged": "on legal hold",
+        "check_audit": "one unbroken chain",
+        "check_orphans": "orphan.dcm",
+    }
+    assert {check.__name__ for check in CHECKS} == set(planted)
+    assert all(source.count(text) > 1 for text in planted.values())
 
 
 def test_large_records_are_read_in_batches(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
