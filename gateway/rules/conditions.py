@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydicom import Dataset
+from pydicom.errors import BytesLengthException
 
 from gateway.rules.patterns import Pattern
 
-# What pydicom raises for a value that contradicts its VR; there is no common base class.
-_VALUE_FAULTS = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
-_VALUE_FAULTS_TOO = (NotImplementedError, EOFError, RuntimeError, UnicodeError)
+# What pydicom raises for a value that contradicts its VR; there is no common base class. A sequence
+# that is none is an OSError, as if a file had ended.
+_VALUE_FAULTS = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, struct.error),
+    *(NotImplementedError, EOFError, OSError, RuntimeError, UnicodeError),
+    BytesLengthException,
+)
 
 
 class InstanceFacts(Protocol):
@@ -387,5 +393,5 @@ def _raw_values(ds: Dataset, tag: int, wanted: Callable[[Any], bool]) -> Values:
         if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
             return (value,)
         return tuple(value) if element.VR == "SQ" or element.VM > 1 else (value,)
-    except (*_VALUE_FAULTS, *_VALUE_FAULTS_TOO):
+    except _VALUE_FAULTS:
         return ()
