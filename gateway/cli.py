@@ -32,6 +32,7 @@ COMMANDS = {
     "hold": ("gateway.control", "begin nothing for a study until it is released"),
     "release": ("gateway.control", "let a held study go on"),
     "verify": ("gateway.verify", "check that nothing was lost or doubled"),
+    "reviews": ("gateway.dashboard.review_command", "give signed reviews of results out"),
     "audit": ("gateway.audit.command", "say whether the audit trail is whole; give it out"),
     "retention": ("gateway.retention.command", "say what is removed when; legal holds; the disk"),
     "doctor": ("gateway.host.doctor", "check every part and say how to mend it"),

@@ -106,7 +106,7 @@ class ModelDesk:
         arguments = [change, "--model", name, "--repository", str(self._settings.repository)]
         arguments += ["--version", str(number)] if change == "promote" else []
         said = _run_training(arguments)
-        digest = str(_manifest(folder).get("digest", ""))
+        digest = str(manifest_of(folder).get("digest", ""))
         with writing(self._engine) as connection:
             audit.append(
                 connection,
@@ -131,7 +131,7 @@ class ModelDesk:
         return folder
 
     def _model(self, folder: Path, readiness: str) -> dict[str, Any]:
-        live = _manifest(folder)
+        live = manifest_of(folder)
         digest = str(live.get("digest", ""))
         return {
             "name": folder.name,
@@ -250,7 +250,8 @@ def _run_training(arguments: list[str]) -> str:
     raise ModelRefused(said.partition("error: ")[2] or said or "it failed")
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a model or of a version; empty where it cannot be read."""
     try:
         content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -274,7 +275,7 @@ def _versions(folder: Path) -> list[ModelVersion]:
     for each in folder.iterdir():
         if not each.name.isdigit() or not (each / "manifest.json").is_file():
             continue
-        number, manifest = int(each.name), _manifest(each)
+        number, manifest = int(each.name), manifest_of(each)
         standing = "retired"
         if promoted and promoted[-1] == number:
             standing = "live"
