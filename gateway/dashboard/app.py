@@ -32,6 +32,7 @@ from gateway.dashboard.identity.openid import OpenidLogin, check_settings
 from gateway.dashboard.identity.settings import OpenidSettings
 from gateway.dashboard.live import LiveFeed
 from gateway.dashboard.pages.orders import ORDER_WORDS, said_words
+from gateway.dashboard.pages.reviews import shown_identity
 from gateway.dashboard.plots import seconds_words
 from gateway.delivery.routes import Route, parse_routes
 from gateway.dicomweb import application as dicomweb
@@ -136,6 +137,7 @@ def _templates() -> Jinja2Templates:
     templates = Jinja2Templates(_FOLDER / "templates")
     templates.env.trim_blocks = templates.env.lstrip_blocks = True
     templates.env.globals |= {"arrivals": _ARRIVALS, "order_words": ORDER_WORDS}
+    templates.env.globals["shown_identity"] = shown_identity
     templates.env.filters["order_said"] = said_words
     templates.env.filters |= {
         "action": wording.action_words,

@@ -12,6 +12,7 @@ from gateway.dashboard.api import (
     metrics,
     models,
     overview,
+    reviews,
     rules,
     schema,
     studies,
@@ -29,6 +30,7 @@ ROUTERS = (
     views.router,
     administration.router,
     models.router,
+    reviews.router,
     rules.router,
     schema.router,
 )

@@ -137,9 +137,11 @@ def _lesions(text: str) -> tuple[LesionOpinion, ...]:
             )
             continue
         lesion, _, word = line.rpartition(" ")
-        if word != "agree" and word != "disagree":
+        if word not in ("agree", "disagree"):
             raise ReviewRefused("a line of a lesion is `3 agree`, `3 disagree` or `3 = MEL`")
-        found.append(LesionOpinion(lesion=lesion.strip(), verdict=word))
+        found.append(
+            LesionOpinion(lesion=lesion.strip(), verdict="agree" if word == "agree" else "disagree")
+        )
     return tuple(found)
 
 
