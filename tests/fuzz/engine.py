@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 
 from tests.fuzz.byte_mutations import mutate
-from tests.fuzz.targets import Target
+from tests.fuzz.target import Target
 
 _SLOW_S = 1.0
 _MAX_FINDINGS = 20

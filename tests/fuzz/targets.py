@@ -11,8 +11,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -32,28 +31,11 @@ from gateway.listener.negotiation import decode_request
 from gateway.sending.wrap import Kind, wrap
 from tests.fuzz.data_sets import draw_file, draw_identity
 from tests.fuzz.messages import associate_request, draw_conversation, encode_command, store_command
+from tests.fuzz.site_targets import SITE_TARGETS
+from tests.fuzz.target import Finding, Target
 from workers.ports import Document
 from workers.prognosis.fhir import is_fhir, read_fhir
 from workers.tbp.documents import read_document
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """Something that reads bytes of unknown origin."""
-
-    name: str
-    about: str
-    """What reads them."""
-    draw: Callable[[Random], bytes]
-    """Makes input that gets far in."""
-    read: Callable[[bytes], None]
-    """Reads any bytes; raises nothing but a finding."""
-    instrument: tuple[str, ...] = ()
-    """Packages whose coverage guides atheris."""
-
-
-class Finding(AssertionError):
-    """What a reader must not do, without being an exception of its own."""
 
 
 @contextlib.contextmanager
@@ -337,4 +319,4 @@ _ALL = (
     Target(name="setting", about="peers, destinations and media types as text",
            draw=_draw_words, read=_read_words, instrument=("gateway.listener.acceptance",)),
 )  # fmt: skip
-TARGETS = {target.name: target for target in _ALL}
+TARGETS = {target.name: target for target in (*_ALL, *SITE_TARGETS)}
