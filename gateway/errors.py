@@ -31,6 +31,9 @@
     ├── WebRequestRefused    a DICOMweb request cannot be answered; carries its HTTP status
     │   └── MultipartError     the body is no multipart/related message
     ├── SinkUnavailable      a place for audit messages does not take them
+    ├── NoticeUndelivered    a receiver of events does not take one now
+    ├── NoticeRefused        a receiver of events will never take one
+    ├── SelfTestFailed       a synthetic study did not come back as it should
     ├── RetentionError       a purge or a hold cannot be done as asked
     ├── PasswordRefused      a new password will not do, or the present one is wrong
     ├── AccountRefused       an account, its role or an API token cannot be made or changed so
@@ -83,6 +86,32 @@ class WeakSetup(SettingsError):
 
 class SinkUnavailable(GatewayError):
     """A place for audit messages does not take them now; they stay in the record."""
+
+
+class NoticeUndelivered(GatewayError):
+    """A receiver of events does not take one now; it waits in the record and is sent again."""
+
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after_s: float = 0.0
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        """HTTP or SMTP status of the receiver, if it gave one."""
+        self.retry_after_s = retry_after_s
+        """Pause that the receiver asks for."""
+
+
+class NoticeRefused(GatewayError):
+    """A receiver of events will never take one: another try would change nothing."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """HTTP or SMTP status of the receiver, if it gave one."""
+
+
+class SelfTestFailed(GatewayError):
+    """A synthetic study did not come back as it should; the message says at which stage."""
 
 
 class RetentionError(GatewayError):

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from gateway.audit.recorder import AuditRecorder, forwarders
 from gateway.errors import GatewayError
 from gateway.observation.observer import Observer
+from gateway.observation.senders import open_outbox
 from gateway.retention.purge import Purge
 from gateway.retention.watermarks import Forecast, forecast
 from gateway.settings import AuditSettings, ListenerSettings, RetentionSettings, StoreSettings
@@ -122,6 +123,7 @@ def upkeep(engine: Engine, store: StoreSettings) -> Iterator[None]:
             ("audit", recorder.run),
             ("retention", retention.run),
             ("observer", Observer(engine).run),
+            ("outbox", open_outbox(engine).run),
         )
     ]
     for thread in threads:

@@ -10,6 +10,7 @@ from gateway.hardening.findings import Setup
 from gateway.hardening.rules import keep_private, refuse_weak
 from gateway.home import resolve_home
 from gateway.host.supervisor import Supervisor, UpOptions
+from gateway.observation.senders import check_receivers
 from gateway.settings import (
     BrokerSettings,
     DashboardSettings,
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         parse_routes(delivery.destination)  # a misspelt one is refused now, not at midnight
     store = StoreSettings(home=home)
     dashboard = DashboardSettings(**_given(port=args.http_port))
+    check_receivers()
     keep_private()
     refuse_weak(Setup(store=store, listener=listener, dashboard=dashboard, delivery=delivery))
     # Without either variable a Redis of our own is started.
