@@ -29,7 +29,7 @@ from gateway.errors import SpoolError, SpoolFull
 from gateway.faults import failpoint
 from gateway.journal import Journal
 from gateway.journal_segment import MAX_RECORD_BYTES
-from gateway.spool_files import SpoolFiles, sync_folder
+from gateway.spool_files import SpoolFiles, SyncedFolders, sync_folder
 
 _NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _FILE_MODE = 0o600  # received instances are personal data: for this account only
@@ -64,12 +64,15 @@ def _translated(action: str) -> Iterator[None]:
 
 
 class IncomingFile:
-    """A file being received: written once, front to back, digest kept along the way."""
+    """A file being received: written once, front to back, digest kept along the way.
 
-    def __init__(self, path: Path, descriptor: int, spool: Spool) -> None:
+    It is made on the disk once it outgrows memory, or when all of it is there.
+    """
+
+    def __init__(self, path: Path, spool: Spool) -> None:
         self.path = path
         self.size_bytes = 0
-        self.descriptor = descriptor
+        self._descriptor = -1
         self._spool = spool
         self._digest = hashlib.sha256()
         self._check_at = _CHECK_EVERY_BYTES
@@ -117,28 +120,31 @@ class IncomingFile:
                 self._write(self._pending)
 
     def _write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._descriptor < 0:
+            self._descriptor = _make_locked(self.path)
         with memoryview(data) as view:
             written = 0
             while written < len(view):
-                written += os.write(self.descriptor, view[written:])
+                written += os.write(self._descriptor, view[written:])
 
     def sync(self) -> None:
         """Bring the bytes to the disk."""
         with _translated("syncing a received instance"):
             failpoint("spool.sync")
-            os.fsync(self.descriptor)
+            os.fsync(self._descriptor)
 
     def close(self) -> None:
         """Let go of the file; it is swept at the next start unless it was kept."""
-        if self.descriptor >= 0:
-            descriptor, self.descriptor = self.descriptor, -1
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
 
     def discard(self) -> None:
-        """Let go of the file and remove it; harmless after it was kept."""
+        """Let go of the file and remove it; harmless after it was kept, which closes it."""
+        if self._descriptor >= 0:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
         self.close()
-        with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
 
 
 class Spool:
@@ -159,6 +165,7 @@ class Spool:
         self.quarantine_folder = root / "quarantine"
         self.documents = root / "documents"
         self._reserve_bytes = reserve_bytes
+        self._folders = SyncedFolders()
         self._journal: Journal | None = None
 
     def prepare(self) -> int:
@@ -197,6 +204,9 @@ class Spool:
         SpoolError
             Something was left that cannot be restored.
         """
+        # Made beforehand, since the first instance of each of 256 would wait for its folder.
+        with _translated("preparing the spool"):
+            self._folders.make(*(self.instances / f"{number:02x}" for number in range(256)))
         journal = Journal(self.root / "journal", SpoolFiles(self.instances, self.incoming))
         with _translated("restoring instances from the journal"):
             restored = journal.open()
@@ -228,20 +238,12 @@ class Spool:
         SpoolFull
             Less than the reserve is free.
         SpoolError
-            The file cannot be made.
+            The disk does not say how much is free.
         """
         self.check_room()
         with _translated("starting a received instance"):
             failpoint("spool.begin")
-            while True:
-                path = self.incoming / f"{uuid.uuid4().hex}.part"
-                descriptor = os.open(
-                    path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE
-                )
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if os.fstat(descriptor).st_nlink:  # else swept before we held the lock
-                    return IncomingFile(path, descriptor, self)
-                os.close(descriptor)
+        return IncomingFile(self.incoming / f"{uuid.uuid4().hex}.part", self)
 
     def keep(self, incoming: IncomingFile) -> StoredFile:
         """Make a received file durable under ``instances/``.
@@ -292,9 +294,7 @@ class Spool:
         incoming.flush()
         with _translated("keeping a received instance"):
             failpoint("spool.rename")
-            if not target.parent.is_dir():
-                target.parent.mkdir(mode=_FOLDER_MODE, exist_ok=True)
-                sync_folder(folder)
+            self._folders.make(target.parent)
             is_named = _name(incoming.path, target)
         if not (is_named and folder == self.instances and self._journalled(incoming)):
             incoming.sync()
@@ -331,6 +331,16 @@ def _name(path: Path, target: Path) -> bool:
         return False
     path.unlink()
     return True
+
+
+def _make_locked(path: Path) -> int:
+    """Make a file of ``incoming/`` that a sweep leaves alone; return its descriptor."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:  # else swept before we held the lock
+            return descriptor
+        os.close(descriptor)
 
 
 def _remove_if_orphan(path: Path) -> bool:

@@ -7,6 +7,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import threading
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -95,6 +96,31 @@ class SpoolFiles:
             raise
         sync_folder(target.parent)
         sync_folder(self._folder)
+
+
+class SyncedFolders:
+    """Makes folders whose names are on the disk, each once in a process."""
+
+    def __init__(self) -> None:
+        self._synced: set[Path] = set()
+        self._lock = threading.Lock()
+
+    def make(self, *folders: Path) -> None:
+        """Have these folders, all of one parent, their names on the disk.
+
+        Raises
+        ------
+        OSError
+            They cannot be made or synced.
+        """
+        if all(folder in self._synced and folder.is_dir() for folder in folders):
+            return
+        # A thread that finds a folder waits for the one that made it: its name may not be synced.
+        with self._lock:
+            for folder in folders:
+                folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+            sync_folder(folders[0].parent)
+            self._synced.update(folders)
 
 
 def sync_folder(path: Path) -> None:

@@ -26,7 +26,8 @@ class _Task(Generic[T]):
         self.key = key
         self.work = work
         self.result: T | None = None
-        self.error: BaseException | None = None
+        # Until a commit says otherwise, also when the committing thread dies on the way.
+        self.error: Exception | None = RecordUnavailable("the record was not written")
         self.is_done = False
 
 
@@ -90,8 +91,9 @@ class GroupCommit(Generic[T]):
         if len(batch) > 1:
             try:
                 with writing(self._engine) as connection:
-                    for task in batch:
-                        task.result = task.work(connection)
+                    results = [task.work(connection) for task in batch]
+                for task, result in zip(batch, results, strict=True):
+                    task.result, task.error = result, None
                 return
             except RecordUnavailable as exc:
                 for task in batch:
@@ -102,6 +104,8 @@ class GroupCommit(Generic[T]):
         for task in batch:
             try:
                 with writing(self._engine) as connection:
-                    task.result = task.work(connection)
-            except BaseException as exc:  # handed to the thread whose work it is
+                    result = task.work(connection)
+            except Exception as exc:  # handed to the thread whose work it is
                 task.error = exc
+            else:
+                task.result, task.error = result, None

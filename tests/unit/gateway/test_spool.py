@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from gateway.errors import SpoolError, SpoolFull
+from gateway.journal_segment import MAX_RECORD_BYTES
 from gateway.spool import Spool
 
 CONTENT = b"received bytes" * 1000
@@ -213,9 +214,18 @@ def test_what_a_dead_process_left_is_swept(spool: Spool) -> None:
 
 
 def test_what_a_living_listener_is_receiving_stays(spool: Spool) -> None:
+    content = bytes(MAX_RECORD_BYTES) + CONTENT  # more than is kept in memory
+    incoming = spool.begin()
+    incoming.write(content)
+    assert len(list(spool.incoming.iterdir())) == 1
+    assert Spool(spool.root).prepare() == 0
+    assert spool.path_of(spool.keep(incoming).relative_path).read_bytes() == content
+
+
+def test_a_small_instance_needs_no_file_until_it_is_whole(spool: Spool) -> None:
     incoming = spool.begin()
     incoming.write(CONTENT)
-    assert Spool(spool.root).prepare() == 0
+    assert list(spool.incoming.iterdir()) == []
     assert spool.path_of(spool.keep(incoming).relative_path).read_bytes() == CONTENT
 
 
@@ -224,7 +234,7 @@ def other_listener(spool: Spool) -> Iterator[subprocess.Popen[str]]:
     """Another process that is receiving into the same spool."""
     program = (
         "import sys; from pathlib import Path; from gateway.spool import Spool\n"
-        "incoming = Spool(Path(sys.argv[1])).begin(); incoming.write(b'half')\n"
+        "incoming = Spool(Path(sys.argv[1])).begin(); incoming.write(bytes(4 << 20))\n"
         "print('receiving', flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(
@@ -260,7 +270,9 @@ def test_errors_name_no_path(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_args: object) -> None:
         raise OSError(errno.EIO, "I/O error", "/spool/patient name")
 
+    incoming = spool.begin()
+    incoming.write(CONTENT)
     monkeypatch.setattr(os, "open", fail)
     with pytest.raises(SpoolError) as caught:
-        spool.begin()
+        spool.keep(incoming)
     assert "patient" not in str(caught.value)
