@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--reason",
             required=is_hold,
-            default="",
+            default=None,  # argparse would check an empty text like one that was given
             metavar="TEXT",
             type=_reason,
             help="why, for whoever looks for the result; no patient data",
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             case "hold":
                 outcome = control.hold(study_id, actor=actor, reason=args.reason)
             case _:
-                outcome = control.release(study_id, actor=actor, reason=args.reason)
+                outcome = control.release(study_id, actor=actor, reason=args.reason or "")
     if outcome is Outcome.HELD:
         raise GatewayError("the study is held; `lentigo release` it first")
     print((_DONE if outcome is Outcome.DONE else _UNCHANGED)[args.command])
