@@ -13,8 +13,9 @@ from sqlalchemy import Engine
 
 from gateway.delivery.breaker import GuardedCourier
 from gateway.delivery.echo import echo
-from gateway.delivery.routes import FOLDER, is_web_address, parse_routes
-from gateway.delivery.sender import Destination, FolderSender, Sender
+from gateway.delivery.folder import FolderSender
+from gateway.delivery.routes import FOLDER, Destination, is_web_address, parse_routes
+from gateway.delivery.sender import Sender
 from gateway.delivery.stow import StowSender
 from gateway.delivery.stow_settings import StowSettings
 from gateway.listener.filing import InstanceFiler

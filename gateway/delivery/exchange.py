@@ -21,7 +21,8 @@ from gateway.delivery.commitment import (
     STORAGE_COMMITMENT_INSTANCE,
     build_request,
 )
-from gateway.delivery.routes import ObjectState, Outcome, Outgoing, classify_status
+from gateway.delivery.routes import ObjectState, Outcome, Outgoing
+from gateway.delivery.statuses import classify_status
 
 _STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # PS3.4 C.6.2.3
 

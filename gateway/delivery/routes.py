@@ -12,33 +12,6 @@ from gateway.errors import GatewayError
 
 _DESTINATION = re.compile(r"([^@\\]+)@(\[[0-9A-Fa-f:.%\w]+\]|[^@:\[\]\s]+):(\d{1,5})")
 
-# PS3.7 Annex C: what the same object will always meet again.
-_PERMANENT = {
-    0x0105: "no such attribute",
-    0x0106: "invalid attribute value",
-    0x0115: "invalid argument value",
-    0x0116: "attribute value out of range",
-    0x0117: "invalid object instance",
-    0x0118: "no such SOP class",
-    0x0119: "class-instance conflict",
-    0x0120: "missing attribute",
-    0x0121: "missing attribute value",
-    0x0122: "SOP class not supported",
-    0x0124: "not authorised",
-    0x0211: "unrecognised operation",
-    0x0212: "mistyped argument",
-}
-_DUPLICATE_SOP_INSTANCE = 0x0111  # PS3.7 C.5.5
-
-_STATUS_RANGES = (
-    (0xA700, 0xA7FF, "out of resources"),
-    (0xA900, 0xA9FF, "data set does not match SOP class"),
-    (0xB000, 0xBFFF, "stored with a warning"),
-    (0xC000, 0xCFFF, "cannot understand"),
-)
-"""PS3.4 Table B.2-1."""
-
-
 KINDS = {
     "sr": "1.2.840.10008.5.1.4.1.1.88.34",  # Comprehensive 3D SR
     "seg": "1.2.840.10008.5.1.4.1.1.66.4",  # Segmentation
@@ -284,30 +257,3 @@ class Outcome:
     """The association ended, or went silent, at this very object."""
     retry_in_s: float | None = None
     """When another attempt is worth it, where that is known."""
-
-
-def classify_status(status: int) -> tuple[ObjectState, str]:
-    """Return (state, reason) of a C-STORE response status.
-
-    References
-    ----------
-    PS3.4 Table B.2-1 (storage statuses), PS3.7 Annex C (general statuses).
-
-    Examples
-    --------
-    >>> classify_status(0xA700)
-    (<ObjectState.PENDING: 'PENDING'>, 'out of resources (status A700)')
-    """
-    if status == 0x0000:
-        return ObjectState.STORED, ""
-    if status == _DUPLICATE_SOP_INSTANCE:
-        return ObjectState.STORED, "the destination had it already (status 0111)"
-    meaning = _PERMANENT.get(status) or next(
-        (text for low, high, text in _STATUS_RANGES if low <= status <= high), "failure"
-    )
-    reason = f"{meaning} (status {status:04X})"
-    if 0xB000 <= status <= 0xBFFF or status == 0x0001:
-        return ObjectState.STORED, reason
-    if status in _PERMANENT or 0xA900 <= status <= 0xA9FF or 0xC000 <= status <= 0xCFFF:
-        return ObjectState.REFUSED, reason
-    return ObjectState.PENDING, reason

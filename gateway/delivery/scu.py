@@ -20,22 +20,13 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from gateway.delivery.routes import Destination
+from gateway.delivery.statuses import rejection_words
 from gateway.dicom.file_meta import IMPLEMENTATION_CLASS_UID
 from gateway.dicom.tls import client_context, tls_fault
 from gateway.errors import AssociationRefused, NoContextAccepted, TlsSettingsError
 from gateway.settings import TlsSettings
 
 _MAX_PDU_BYTES = 0x20000
-
-# PS3.8 Table 9-21, by (result source, diagnostic).
-_REJECTIONS = {
-    (1, 2): "application context name not supported",
-    (1, 3): "it does not know our AE title",
-    (1, 7): "it is not called by this AE title",
-    (2, 2): "protocol version not supported",
-    (3, 1): "temporary congestion",
-    (3, 2): "local limit exceeded",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +109,8 @@ def peer_context(destination: Destination, tls: TlsSettings) -> ssl.SSLContext |
 def _refusal(assoc: Association, error: OSError | None) -> AssociationRefused:
     if assoc.is_rejected:
         answer = assoc.acceptor.primitive
-        key = (getattr(answer, "result_source", 0), getattr(answer, "diagnostic", 0))
-        return AssociationRefused(
-            f"the destination rejects the association: {_REJECTIONS.get(key, 'no reason')}"
-        )
+        why = rejection_words(getattr(answer, "result_source", 0), getattr(answer, "diagnostic", 0))
+        return AssociationRefused(f"the destination rejects the association: {why}")
     if assoc.rejected_contexts and not assoc.accepted_contexts:
         # It answered, and accepted nothing at all; pynetdicom then aborts.
         return NoContextAccepted("the destination accepts none of our presentation contexts")

@@ -35,33 +35,14 @@ from pynetdicom.presentation import PresentationContext
 
 from gateway.delivery.confirmation import MOST_UNANSWERED
 from gateway.delivery.exchange import NOT_TRIED, Session, outcome_of, propose
-from gateway.delivery.folder import FolderSender
 from gateway.delivery.reports import ReportBook, take_report
-from gateway.delivery.routes import (
-    Destination,
-    DestinationError,
-    ObjectState,
-    Outcome,
-    Outgoing,
-    classify_status,
-)
+from gateway.delivery.routes import Destination, ObjectState, Outcome, Outgoing
 from gateway.delivery.scu import Proposal, associate
 from gateway.errors import AssociationRefused, NoContextAccepted
 from gateway.faults import failpoint
 from gateway.settings import DeliverySettings, TlsSettings
 
 _UNCONFIRMED = "stored, not confirmed: "
-
-__all__ = [
-    "Destination",
-    "DestinationError",
-    "FolderSender",
-    "ObjectState",
-    "Outcome",
-    "Outgoing",
-    "Sender",
-    "classify_status",
-]
 
 _LONGEST_ANSWER_S = 600.0
 _LINGER_POLL_S = 0.05

@@ -26,6 +26,7 @@ from pynetdicom.presentation import build_context
 
 from gateway.delivery.routes import Destination
 from gateway.delivery.scu import peer_context
+from gateway.delivery.statuses import context_words, rejection_words
 from gateway.dicom.file_meta import IMPLEMENTATION_CLASS_UID
 from gateway.dicom.tls import tls_fault
 from gateway.errors import AssociationLost, AssociationRefused
@@ -41,23 +42,6 @@ _PDV_HEADER_BYTES = 6
 _ASSOCIATE_AC, _ASSOCIATE_RJ, _P_DATA, _RELEASE_RQ, _RELEASE_RP, _ABORT = 2, 3, 4, 5, 6, 7
 _RELEASE_REQUEST = b"\x05\0" + struct.pack(">I", 4) + b"\0\0\0\0"
 _ABORT_REQUEST = b"\x07\0" + struct.pack(">I", 4) + b"\0\0\0\0"
-
-# PS3.8 Table 9-18.
-_CONTEXT_RESULTS = {
-    1: "user rejection",
-    2: "no reason given",
-    3: "SOP class not supported",
-    4: "transfer syntax not supported",
-}
-# PS3.8 Table 9-21, by (source, reason).
-_REJECTIONS = {
-    (1, 2): "application context name not supported",
-    (1, 3): "calling AE title not recognised",
-    (1, 7): "called AE title not recognised",
-    (2, 2): "protocol version not supported",
-    (3, 1): "temporary congestion",
-    (3, 2): "local limit exceeded",
-}
 
 Context = tuple[str, str]
 """SOP Class UID and Transfer Syntax UID."""
@@ -213,7 +197,7 @@ class StoreAssociation:
             raise AssociationRefused(f"no answer to the association: {_describe(exc)}") from exc
         if kind == _ASSOCIATE_RJ and len(body) == 4:
             result, source, reason = body[1], body[2], body[3]
-            text = _REJECTIONS.get((source, reason), "no reason given")
+            text = rejection_words(source, reason)
             raise AssociationRefused(f"{'rejected' if result == 1 else 'rejected for now'}: {text}")
         if kind != _ASSOCIATE_AC:
             raise AssociationRefused("the peer does not speak DICOM")
@@ -230,7 +214,7 @@ class StoreAssociation:
             if item.result == 0:
                 self._identifiers[context] = int(item.presentation_context_id or 0)
             else:
-                self.refused[context] = _CONTEXT_RESULTS.get(item.result or 0, "no reason given")
+                self.refused[context] = context_words(item.result or 0)
         user_information = accepted.user_information
         assert user_information is not None
         limit = user_information.maximum_length or 0

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import requests
 
-from gateway.delivery.routes import ObjectState, Outcome, Outgoing, classify_status
+from gateway.delivery.routes import ObjectState, Outcome, Outgoing
+from gateway.delivery.statuses import classify_status
 from gateway.dicom.tls import tls_fault
 
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024

@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from gateway.delivery.sender import Destination
+from gateway.delivery.routes import Destination
 from gateway.demo.archive import archive
 from gateway.demo.studies import DemoStudy, make_studies
 from gateway.documents import document_desk

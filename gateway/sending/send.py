@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gateway.delivery.sender import Destination, ObjectState, classify_status
+from gateway.delivery.routes import Destination, ObjectState
+from gateway.delivery.statuses import classify_status
 from gateway.delivery.store_scu import MAX_CONTEXTS, Context, DataSetFile, StoreAssociation
 from gateway.dicom.file_meta import DataSetIdentity, identify
 from gateway.errors import AssociationLost, AssociationRefused, InstanceError, SendError

@@ -9,7 +9,7 @@ from typing import Any
 import pydicom
 import pytest
 
-from gateway.delivery.sender import Destination
+from gateway.delivery.routes import Destination
 from gateway.demo.studies import DemoStudy, body, follow_up, melanoma, slide
 from gateway.host.embedded import free_port
 from gateway.wording import headline

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEGBaseline8Bit
 
-from gateway.delivery.sender import Destination
+from gateway.delivery.routes import Destination
 from gateway.demo.samples import render
 from gateway.sending.send import FileState, send
 from gateway.sending.wrap import wrap

@@ -8,7 +8,7 @@ import highdicom
 import pydicom
 import pytest
 
-from gateway.delivery.sender import Destination
+from gateway.delivery.routes import Destination
 from gateway.host.embedded import free_port
 from gateway.listener.acceptance import SECONDARY_CAPTURE
 from gateway.sending.send import send

@@ -171,7 +171,7 @@ def _open(port: int) -> bool:
 
 def bench_path(studies: int) -> None:
     """Seconds from the last C-STORE of a study to its confirmed result, one study at a time."""
-    from gateway.delivery.sender import Destination
+    from gateway.delivery.routes import Destination
     from gateway.demo.samples import render
     from gateway.sending.send import send
     from gateway.sending.wrap import save, wrap

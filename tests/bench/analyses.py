@@ -20,7 +20,7 @@ import pydicom
 from pydicom.uid import generate_uid
 from sqlalchemy import select
 
-from gateway.delivery.sender import Destination
+from gateway.delivery.routes import Destination
 from gateway.demo.studies import DemoStudy, body, follow_up, melanoma, slide
 from gateway.sending.send import send
 from gateway.settings import StoreSettings

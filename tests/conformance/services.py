@@ -14,7 +14,7 @@ from pydicom.charset import python_encoding
 from pydicom.uid import UID
 
 from gateway.audit import events
-from gateway.delivery import commitment, routes
+from gateway.delivery import commitment, routes, statuses
 from gateway.dicom.file_meta import IMPLEMENTATION_CLASS_UID
 from gateway.dicom.text import codecs_of
 from gateway.listener import acceptance, admission, negotiation
@@ -195,7 +195,8 @@ def sent_statuses() -> str:
         "PENDING": "tried again with growing pauses",
     }
     rows = [
-        (kind, text, behaviour[routes.classify_status(code)[0].name]) for kind, text, code in ranges
+        (kind, text, behaviour[statuses.classify_status(code)[0].name])
+        for kind, text, code in ranges
     ]
     return table(("Service status", "Status code", "Behaviour"), rows)
 
@@ -205,11 +206,11 @@ def _kind(low: int) -> str:
 
 
 def _ranges() -> tuple[tuple[int, int, str], ...]:
-    return tuple(routes._STATUS_RANGES)
+    return tuple(statuses.STATUS_RANGES)
 
 
 def _permanent() -> Mapping[int, str]:
-    return dict(routes._PERMANENT)
+    return dict(statuses.PERMANENT)
 
 
 def association_rejections() -> str:

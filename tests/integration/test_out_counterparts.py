@@ -132,4 +132,4 @@ def test_dcmqrscp_confirms_by_c_find(objects: list[Outgoing], tmp_path: Path) ->
         stranger = Destination(ae_title="OTHER", host=pacs.host, port=pacs.port)
         (refused,) = deliver(stranger, objects[:1])
         assert refused.state is ObjectState.PENDING
-        assert "is not called by this AE title" in refused.reason
+        assert "called AE title not recognised" in refused.reason

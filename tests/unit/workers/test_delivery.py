@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.delivery.sender import ObjectState, Outcome, Outgoing
+from gateway.delivery.routes import ObjectState, Outcome, Outgoing
 from gateway.store.values import DeliveryRow
 from tests.unit.workers.fakes import FakeRecord, claim
 from workers.delivery import RESEND_EVERY, Delivered, deliver

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Row, select, update
 
-from gateway.delivery.routes import Route
-from gateway.delivery.sender import ObjectState, Outcome, Outgoing
+from gateway.delivery.routes import ObjectState, Outcome, Outgoing, Route
 from gateway.errors import RecordUnavailable
 from gateway.queue import BrokerUnavailable
 from gateway.store.engine import migrate, open_engine

@@ -13,17 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
 
-from gateway.delivery.routes import KINDS, Route, parse_routes
-from gateway.delivery.sender import (
+from gateway.delivery.folder import FolderSender
+from gateway.delivery.routes import (
+    KINDS,
     Destination,
     DestinationError,
-    FolderSender,
     ObjectState,
     Outcome,
     Outgoing,
-    Sender,
-    classify_status,
+    Route,
+    parse_routes,
 )
+from gateway.delivery.sender import Sender
+from gateway.delivery.statuses import classify_status
 from gateway.settings import DeliverySettings
 from tests.servers import storescp
 from tests.storage_scp import (
@@ -233,7 +235,7 @@ class TestDeliver:
         with StorageScp(required_calling_ae_title="OTHER").serving() as scp:
             outcomes = deliver(scp, objects)
         assert states(outcomes) == ["PENDING"] * 3
-        assert "does not know our AE title" in outcomes[0].reason
+        assert "calling AE title not recognised" in outcomes[0].reason
 
     # pynetdicom 3.0.4 leaves a socket that never connected to the garbage collector.
     @pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -24,7 +24,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification
 
-from gateway.delivery.sender import Destination
+from gateway.delivery.routes import Destination
 from gateway.delivery.store_scu import DataSetFile, StoreAssociation
 from gateway.dicom.file_meta import identify
 from gateway.errors import ListenerError, PeerSyntaxError, SpoolFull

@@ -18,7 +18,7 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 
-from gateway.delivery.sender import Destination, DestinationError
+from gateway.delivery.routes import Destination, DestinationError
 from gateway.dicom.file_meta import identify
 from gateway.errors import SendError
 from gateway.sending import send as send_module
