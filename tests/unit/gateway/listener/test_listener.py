@@ -618,6 +618,8 @@ def test_an_association_cut_short_leaves_nothing(
         peer.associate()
         peer.send(4, pdv(3, command("1.2.3")))
         peer.send(4, pdv(0, data_set(instance())[:300]))
+        for _ in range(20):  # more than is kept in memory
+            peer.send(4, pdv(0, bytes(120_000)))
         wait_until(lambda: list(spool.incoming.iterdir()), DEADLINE_S, "reception to begin")
         if where == "inside a PDU":
             peer.connection.sendall(struct.pack(">BxI", 4, 5000) + b"only so much")
@@ -752,15 +754,18 @@ def test_a_sender_with_nagle_on_is_acknowledged_at_once(listener: Listener) -> N
 
 
 def test_stopping_waits_for_an_instance_on_its_way(
-    start: Start, record: RecordInMemory, spool: Spool
+    start: Start, record: RecordInMemory, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    begun: list[bool] = []
+    begin = spool.begin
+    monkeypatch.setattr(spool, "begin", lambda: (begun.append(True), begin())[1])
     listener = start()
     ds = instance()
     content = data_set(ds)
     with RawPeer(listener) as peer:
         peer.associate()
         peer.send(4, pdv(3, command(ds.SOPInstanceUID)) + pdv(0, content[:300]))
-        wait_until(lambda: list(spool.incoming.iterdir()), DEADLINE_S, "reception to begin")
+        wait_until(lambda: begun, DEADLINE_S, "reception to begin")
         stopping = threading.Thread(target=listener.stop)
         stopping.start()
         peer.send(4, pdv(2, content[300:]))
