@@ -1,4 +1,4 @@
-"""What peers answer, in words, and what it means for an object: one place for every status. Pure."""
+"""What peers answer, in words, and what it means for an object: one place, no network."""
 
 from __future__ import annotations
 
