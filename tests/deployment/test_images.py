@@ -30,6 +30,8 @@ from tests.deployment.images import (
 pytestmark = pytest.mark.timeout(600)
 
 OURS = ("gateway", "worker", "triton")
+RUNNING = ("worker", "triton", "postgresql")
+"""Extras of what runs; the others are of those who train and develop."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -75,11 +77,10 @@ def test_build_context_holds_what_is_copied_and_nothing_else(name: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_requirements_are_the_projects_own_and_locked(name: str) -> None:
-    own = {canonicalize_name(Requirement(each).name) for each in PROJECT["project"]["dependencies"]}
-    own |= {
-        canonicalize_name(Requirement(each).name)
-        for each in PROJECT["project"]["optional-dependencies"]["postgresql"]
-    }
+    extras = PROJECT["project"]["optional-dependencies"]
+    lines = [*PROJECT["project"]["dependencies"]]
+    lines += [each for extra in RUNNING for each in extras.get(extra, ())]
+    own = {canonicalize_name(Requirement(each).name) for each in lines}
     wanted = requirements(name)
     assert {canonicalize_name(each.name) for each in wanted} <= own
     versions = locked()

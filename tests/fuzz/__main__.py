@@ -13,6 +13,7 @@ from random import Random
 from tests.fuzz.campaign import MAX_GROWTH_BYTES, Campaign, Limits
 from tests.fuzz.door import open_door, run_campaign
 from tests.fuzz.engine import has_atheris, run_atheris, run_random
+from tests.fuzz.flood import DATA_SETS
 from tests.fuzz.lying_peer import lying_peer, store_once
 from tests.fuzz.targets import TARGETS
 
@@ -36,6 +37,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=1.0, help="for each target; default 1")
     about_messages = "the listener alone: so many mutated messages, however long they take"
     parser.add_argument("--messages", type=int, default=0, help=about_messages)
+    about_data_sets = f"the listener alone: share that carries a data set; default {DATA_SETS}"
+    parser.add_argument("--data-sets", type=float, default=DATA_SETS, help=about_data_sets)
     about_folder = "the listener's home; one in memory spares the disk (/dev/shm)"
     parser.add_argument("--folder", type=Path, help=about_folder)
     parser.add_argument("--seed", type=int, default=int(time.time()), help="default: the time")
@@ -71,6 +74,7 @@ def _run_listener(arguments: argparse.Namespace) -> int:
     ):
         limits = Limits(
             messages=arguments.messages,
+            data_sets=arguments.data_sets,
             seconds=0.0 if arguments.messages else arguments.minutes * 60,
         )
         # The pools of the process fill first: what it costs is counted from here.

@@ -22,7 +22,7 @@ from gateway.delivery.store_scu import DataSetFile, StoreAssociation
 from gateway.dicom.file_meta import identify
 from gateway.errors import GatewayError
 from tests.fuzz.door import Door, Tally, Weight
-from tests.fuzz.flood import play_flood
+from tests.fuzz.flood import DATA_SETS, play_flood
 from tests.fuzz.messages import draw_conversation
 from tests.fuzz.player import play
 from tests.instances import instance, write
@@ -35,10 +35,15 @@ _MAX_FAULTS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """When a search ends: after so many messages or at so many seconds; 0 for no limit."""
+    """How much is sent, and of what.
+
+    A search ends after so many messages, or at so many seconds; 0 for no limit.
+    """
 
     messages: int = 0
     seconds: float = 0.0
+    data_sets: float = DATA_SETS
+    """Share of a flood's messages that carry a data set."""
 
 
 @dataclass(kw_only=True)
@@ -128,11 +133,13 @@ class Campaign:
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._number = 0
+        self._data_sets = DATA_SETS
         self.seen = Seen()
 
-    def run(self, limits: Limits, *, floods: int = 3, conversations: int = 2) -> Seen:
+    def run(self, limits: Limits, *, floods: int = 3, conversations: int = 1) -> Seen:
         """Send from so many threads of each kind until a limit is reached."""
         begun = time.monotonic()
+        self._data_sets = limits.data_sets
         work = [self._flood] * floods + [self._converse] * conversations + [self._photograph]
         threads = [threading.Thread(target=each, name=f"fuzz-{n}") for n, each in enumerate(work)]
         for thread in threads:
@@ -178,7 +185,7 @@ class Campaign:
         while not self._over.is_set():
             seed = self._next_seed()
             try:
-                flood = play_flood(self._door.port, Random(seed))
+                flood = play_flood(self._door.port, Random(seed), data_sets=self._data_sets)
             except OSError as exc:
                 self.seen.fault(f"no connection ({exc.strerror}), flood {seed}")
                 continue

@@ -44,8 +44,9 @@ _REQUESTS = (0x0030, 0x0010, 0x0020, 0x0021, 0x0100, 0x0110, 0x0120, 0x0130, 0x0
 _ODD_ELEMENTS = (0x0001, 0x0120, 0x0600, 0x0700, 0x0900, 0x0902, 0x1000, 0x1002, 0x1005, 0x1008,
                  0x1020, 0x1030, 0x1031, 0x5010, 0xFFFF)  # fmt: skip
 _VALUES = (b"", b"\0", b"\xff" * 70, b"1.2.3\0", b"9" * 64, b"../" * 30, b"\xff\xff", b"\\" * 8)
-DATA_SETS, COMMITMENTS = 0.05, 0.01
-"""Shares of the messages that cost the listener fifty times as much as a request alone."""
+DATA_SETS = 0.05
+"""Share of the messages that carry a data set; they cost the listener fifty times as much as a
+request alone. One in six of them asks for storage commitment, the others are C-STOREs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,17 +122,16 @@ def _draw_command(rng: Random, number: int) -> Drawn:
     return Drawn(kind="command", data=pdu(P_DATA, pdv(3, 3, encoded)))
 
 
-def draw_messages(rng: Random, count: int) -> list[Drawn]:
+def draw_messages(rng: Random, count: int, data_sets: float = DATA_SETS) -> list[Drawn]:
     """Return so many messages; one that breaks the association can only be the last."""
     drawn = []
     for number in range(1, count + 1):
-        chance = rng.random()
-        if chance < DATA_SETS:
-            drawn.append(_draw_store(rng, number))
-        elif chance < DATA_SETS + COMMITMENTS:
+        if rng.random() >= data_sets:
+            drawn.append(_draw_request(rng))
+        elif rng.random() < 1 / 6:
             drawn.append(_draw_commitment(rng, number))
         else:
-            drawn.append(_draw_request(rng))
+            drawn.append(_draw_store(rng, number))
     return [*drawn, _draw_command(rng, count + 1)]
 
 
@@ -215,7 +215,7 @@ def _send_all(connection: socket.socket, peer: _Peer, drawn: list[Drawn], flood:
     return True
 
 
-def play_flood(port: int, rng: Random, count: int = 200) -> Flood:
+def play_flood(port: int, rng: Random, *, count: int = 200, data_sets: float = DATA_SETS) -> Flood:
     """Send so many messages on one association; a hanging listener is a fault."""
     flood = Flood()
     request = associate_request(
@@ -229,7 +229,7 @@ def play_flood(port: int, rng: Random, count: int = 200) -> Flood:
             if peer.next() != ASSOCIATE_AC:
                 flood.faults.append("a proper association was not accepted")
                 return flood
-            *messages, last = draw_messages(rng, count)
+            *messages, last = draw_messages(rng, count, data_sets)
             if _send_all(connection, peer, messages, flood):
                 # The last one by itself: it may be read, answered, or taken for a beginning.
                 connection.sendall(last.data + pdu(RELEASE_RQ, bytes(4)))
