@@ -63,7 +63,8 @@ class Lentigo:
         Parameters
         ----------
         clock
-            How far the clock of every service is off, as ``faketime`` reads it, e.g. ``+1d``.
+            How far the clock of every service is off, as ``faketime`` reads it, e.g. ``+1d``;
+            ``@FILE``: what the file says at any moment.
         """
         self.home.mkdir(parents=True, exist_ok=True)
         if self._process is not None and self._process.stdout is not None:
@@ -276,7 +277,11 @@ def _wrong_clock(offset: str) -> dict[str, str]:
     (library,) = list(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))[:1]
     return {
         "LD_PRELOAD": str(library),
-        "FAKETIME": offset,
+        **(
+            {"FAKETIME_TIMESTAMP_FILE": offset[1:], "FAKETIME_NO_CACHE": "1"}
+            if offset.startswith("@")
+            else {"FAKETIME": offset}
+        ),
         # A host whose clock is set goes on counting: only the time of day jumps.
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "DONT_FAKE_MONOTONIC": "1",

@@ -23,6 +23,8 @@ from gateway.errors import RecordUnavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 15.0
+_IDLE_TIMEOUT_S = 120.0
+"""A transaction of ours that does nothing for so long is that of a process that hangs."""
 _READ = "lentigo_read"
 
 Clock = Callable[[], dt.datetime]
@@ -42,7 +44,15 @@ def open_engine(url: str) -> Engine:
         SQLAlchemy URL; ``sqlite:///FILE`` or ``postgresql+psycopg://...``.
     """
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=30)
+        engine = create_engine(
+            url,
+            connect_args=_patience(url),
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=30,
+        )
+        event.listen(engine, "connect", _configure_postgresql)
+        return engine
     engine = create_engine(
         url,
         connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
@@ -52,6 +62,30 @@ def open_engine(url: str) -> Engine:
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _patience(url: str) -> dict[str, int]:
+    """Return how long libpq waits for a server that is gone without a word; the URL may say else.
+
+    Its own defaults are to wait for ever, and two hours.
+    """
+    wanted = {
+        "connect_timeout": 10,  # s
+        "keepalives_idle": 15,  # s
+        "keepalives_interval": 5,  # s
+        "keepalives_count": 3,
+        "tcp_user_timeout": 30_000,  # ms
+    }
+    return {name: value for name, value in wanted.items() if name not in make_url(url).query}
+
+
+def _configure_postgresql(connection: Any, _record: Any) -> None:
+    """Wait for a lock as long as on SQLite, and hold none for long where our process hangs."""
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET lock_timeout = '{BUSY_TIMEOUT_S:.0f}s'")
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_TIMEOUT_S:.0f}s'")
+    connection.autocommit = False
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from tests.faults.site import Site, site
 from tests.lentigo import wait_a_moment
@@ -124,6 +125,23 @@ def test_postgresql_that_is_away_refuses_and_recovers(
     server.start()
     on_postgres.send(refused)
     on_postgres.check([*before, *refused], "PostgreSQL away for 6 s")
+
+
+def test_a_postgresql_whose_tables_are_locked_refuses_and_recovers(
+    on_postgres: Site, server: PostgresServer
+) -> None:
+    """Maintenance holds them: nothing is acknowledged that is not in the record."""
+    before, refused = on_postgres.make(), on_postgres.make()
+    on_postgres.send(before)
+    engine = create_engine(server.url)
+    with engine.connect() as other:
+        other.execute(text("LOCK TABLE instances, work_items IN ACCESS EXCLUSIVE MODE"))
+        assert not on_postgres.send_once(refused)
+        wait_a_moment(6)  # longer than a lease
+        other.rollback()
+    engine.dispose()
+    on_postgres.send(refused)
+    on_postgres.check([*before, *refused], "PostgreSQL with locked tables")
 
 
 def test_connections_to_postgresql_that_are_cut(on_postgres: Site, line: Proxy) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pydicom
 import pydicom.encaps
@@ -159,3 +160,33 @@ def test_a_clock_that_jumps_stops_nothing(healthy: Site, offset: str) -> None:
     after = healthy.make()
     healthy.send(after)
     healthy.check([*before, *during, *after], f"a clock that was {offset}")
+
+
+def test_a_clock_that_is_set_while_everything_runs(healthy: Site, tmp_path: Path) -> None:
+    """Two hours forward, back, further back and right again, with work at every step."""
+    require("faketime")
+    assert healthy.triton is not None
+    said = tmp_path / "clock"
+
+    def set_clock(offset: str) -> None:
+        (tmp_path / "part").write_text(offset + "\n")
+        (tmp_path / "part").rename(said)
+
+    set_clock("+0")
+    healthy.lentigo.stop()
+    healthy.lentigo.start(clock=f"@{said}")
+    healthy.triton.fault = "unavailable"
+    sent = []
+    for offset in ("+2h", "+0", "-2h", "+0"):
+        waiting = healthy.make()
+        healthy.send(waiting)
+        wait_until(lambda: healthy.study_of(waiting[0]).get("reason"), 60, "a study that waits")  # noqa: B023
+        arriving = healthy.make()
+        healthy.send(arriving)
+        set_clock(offset)
+        sent += [*waiting, *arriving]
+    healthy.triton.heal()
+    after = healthy.make()
+    healthy.send(after)
+    healthy.check([*sent, *after], "a clock that was set four times")
+    healthy.lentigo.stop()
