@@ -256,8 +256,11 @@ def credentials_plain(setup: Setup) -> Iterator[str]:
 
 
 def destination_plain(setup: Setup) -> Iterator[str]:
-    """Destinations elsewhere that get results over plain DICOM."""
+    """Destinations elsewhere that get results over plain DICOM or HTTP."""
     for entry in (each.strip() for each in setup.delivery.destination.split(",") if each.strip()):
+        url = urlsplit(entry)
+        if url.scheme == "http" and is_beyond_loopback(url.hostname or ""):
+            yield f"results go to {url.hostname} over plain HTTP"
         host = entry.partition("@")[2].partition("/")[0].rpartition(":")[0]
         is_plain = "://" not in entry and "/tls" not in entry
         if is_plain and host and is_beyond_loopback(host):

@@ -167,7 +167,7 @@ RULES: tuple[Rule, ...] = (
         "destination-without-tls",
         WARNED,
         "Whoever is on the network reads results and names.",
-        "use AET@HOST:PORT/tls where the PACS takes it",
+        "use AET@HOST:PORT/tls, or https://, where the PACS takes it",
         findings.destination_plain,
     ),
     _rule(
