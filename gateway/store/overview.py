@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +12,6 @@ from gateway.store import states
 from gateway.store.engine import Clock, reading, utc_now
 from gateway.store.tables import Delivery, Generation, ResultObject, Study, WorkItem
 from gateway.store.timing import seconds_between, slot_of
-
-P95 = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,8 +229,8 @@ def _history(
         )
     ).all()
     total = rows[0].total if rows else 0
-    place = {row.slot: row for row in rows if row.place == math.ceil(P95 * row.ended)}
-    overall = next((row.took for row in rows if row.overall == math.ceil(P95 * total)), None)
+    place = {row.slot: row for row in rows if row.place == _place(row.ended)}
+    overall = next((row.took for row in rows if row.overall == _place(total)), None)
     first = int(since.timestamp()) // window.slot_s
     return StageHistory(
         stage=stage,
@@ -252,7 +249,11 @@ def _history(
 
 def _rank(count: Any) -> Any:
     """Return the expression of the place that the 95th percentile has: ceil(0.95 count)."""
-    return cast((count * 95 + 99), Integer) / 100
+    return cast((count * 95 + 99), Integer) // 100
+
+
+def _place(count: int) -> int:
+    return (count * 95 + 99) // 100
 
 
 def _seconds(value: float | None) -> float | None:

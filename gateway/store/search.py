@@ -88,6 +88,9 @@ def _by_uid(connection: Connection, word: str) -> list[int]:
 
 def _by_number(connection: Connection, word: str) -> list[int]:
     digits = word.removeprefix("#")
+    # A zero in front: the end of a UID.
+    if digits.startswith("0"):
+        return []
     if not (digits.isascii() and digits.isdigit() and len(digits) <= _MAX_NUMBER_DIGITS):
         return []
     return _ids(connection, Study.id == int(digits))

@@ -18,4 +18,4 @@ def slot_of(connection: Connection, moment: Any, slot_s: int) -> Any:
     """Return the expression of the number of a moment's slot of ``slot_s`` seconds since 1970."""
     if connection.dialect.name == "postgresql":
         return cast(func.floor(func.extract("epoch", moment) / slot_s), Integer)
-    return cast(func.strftime("%s", moment), Integer) / slot_s
+    return cast(func.strftime("%s", moment), Integer) // slot_s
