@@ -1,6 +1,5 @@
 """Events reach their receivers: signed, again if it must be, and nowhere else."""
 
-import asyncio
 import hashlib
 import hmac
 import http.server
@@ -383,15 +382,21 @@ class Mailbox:
         return "250 OK"
 
 
+class _AnyPort(Controller):
+    """Takes any free port and then knows which."""
+
+    def _trigger_server(self) -> None:
+        assert self.server is not None
+        self.port = self.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        super()._trigger_server()
+
+
 @pytest.fixture
 def mailbox() -> Iterator[tuple[Mailbox, MailSettings]]:
     box = Mailbox()
-    server = Controller(box, hostname="127.0.0.1", port=0, loop=asyncio.new_event_loop())
-    # aiosmtpd asks the port that it was given whether it answers; 0 is none.
-    server._trigger_server = lambda: None  # type: ignore[method-assign]
+    server = _AnyPort(box, hostname="127.0.0.1", port=0, ready_timeout=60.0)
     server.start()
-    assert server.server is not None
-    port = server.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+    port = server.port
     yield (
         box,
         MailSettings(
