@@ -332,7 +332,8 @@ def site(
             database_url=database_url,
         )
         if start:
-            lentigo.start()
+            # Triton and its model take their time on a busy host.
+            lentigo.start(200.0 if embedded else 120.0)
         try:
             yield found
         finally:

@@ -103,7 +103,7 @@ class Run:
         self.kills.append(Kill(victim=victim, at=time.monotonic(), waiting=waiting))
         if victim == _EVERYTHING:
             self.site.lentigo.kill_all()
-            self.site.lentigo.start(180.0)  # as systemd does
+            self.site.lentigo.start(200.0)  # as systemd does
         else:
             os.kill(_process_of(children[victim], self.generator), signal.SIGKILL)
 

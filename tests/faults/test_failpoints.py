@@ -3,6 +3,7 @@
 import ast
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,6 +43,37 @@ def test_every_failpoint_is_in_the_kill_matrix() -> None:
     covered = {*matrix.ON_THE_WAY, *matrix.SUPERVISED, *matrix.NOT_ON_THE_WAY}
     assert covered == set(FAILPOINTS)
     assert set(matrix.SHORT) <= set(FAILPOINTS)
+
+
+def test_every_failpoint_has_a_test_that_kills_at_it() -> None:
+    """Beyond the names: those that the matrix hands on are in the plans of the tests it names."""
+    from tests.faults import test_kill_matrix as matrix
+
+    for name, place in matrix.NOT_ON_THE_WAY.items():
+        file = place.partition(":")[0]
+        path = Path(__file__).with_name("test_kill_matrix.py" if file == "below" else f"{file}.py")
+        assert f'"{name}' in path.read_text(encoding="utf-8") or f"={name}" in path.read_text(
+            encoding="utf-8"
+        ), f"{name} is not in {path.name}"
+
+
+def test_every_row_of_the_documented_matrix_is_a_test() -> None:
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    matrix = text.partition("## The matrix")[2].partition("## Failpoints")[0]
+    named, folder_of = set(), Path("tests/faults")
+    file = ""
+    for found in re.findall(r"`([\w/]*?\w+\.py)?::(test_\w+)`", matrix):
+        if found[0]:
+            file = found[0] if "/" in found[0] else str(folder_of / found[0])
+        source = (ROOT / file).read_text(encoding="utf-8")
+        assert f"def {found[1]}(" in source, f"{file} has no {found[1]}"
+        named.add((file, found[1]))
+    modules = {file for file, _ in named}
+    ours = {str(folder_of / path.name) for path in Path(__file__).parent.glob("test_*_faults.py")}
+    assert ours <= modules
+    for word in ("Redis", "Triton", "PACS", "SQLite", "PostgreSQL", "STOW-RS", "ENOSPC", "clocks"):
+        assert f"| {word}" in matrix or f" {word}" in matrix
+    assert len(named) > 50
 
 
 def test_a_plan_is_read() -> None:
