@@ -97,7 +97,7 @@ def test_compose_services_are_ours_closed_and_consistent(names: tuple[str, ...])
     found = compose(*names)
     for name, service in found["services"].items():
         image, _, tag = service["image"].rpartition(":")
-        assert re.match(r"\d+\.\d+", tag), service["image"]
+        assert re.match(r"v?\d+\.\d+", tag), service["image"]
         assert set(service.get("networks", ())) <= set(found["networks"])
         assert set(service.get("secrets", ())) <= set(found["secrets"])
         assert set(service.get("depends_on", ())) <= set(found["services"])

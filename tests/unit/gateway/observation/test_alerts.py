@@ -113,6 +113,6 @@ def test_the_configuration_can_be_read_by_prometheus(tmp_path: Path) -> None:
     token.write_text("x")
     text = text.replace("/etc/prometheus/alerts.yaml", str(RULES))
     (tmp_path / "prometheus.yaml").write_text(
-        text.replace("/run/secrets/metrics_token", str(token))
+        text.replace("/run/secrets/prometheus_token", str(token))
     )
     promtool("check", "config", str(tmp_path / "prometheus.yaml"))
