@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
+import requests
 from sqlalchemy import Engine, select
 
 from gateway.dashboard.model_settings import ModelSettings
@@ -59,12 +59,10 @@ class ModelDesk:
         engine: Engine,
         store: StoreSettings,
         settings: ModelSettings,
-        transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._engine = engine
         self._store = store
         self._settings = settings
-        self._transport = transport
 
     def all(self) -> list[dict[str, Any]]:
         """Return every model of the repository with its versions, readiness and answers."""
@@ -207,11 +205,11 @@ class ModelDesk:
             return dict.fromkeys(names, "unknown: no HTTP endpoint of Triton is set")
         found = {}
         try:
-            with httpx.Client(transport=self._transport, timeout=_ANSWER_S) as client:
+            with requests.Session() as client:
                 for name in names:
-                    answer = client.get(f"{url}/v2/models/{name}/ready")
-                    found[name] = "ready" if answer.status_code == httpx.codes.OK else "not ready"
-        except httpx.HTTPError:
+                    answer = client.get(f"{url}/v2/models/{name}/ready", timeout=_ANSWER_S)
+                    found[name] = "ready" if answer.ok else "not ready"
+        except requests.RequestException:
             for name in names:
                 found.setdefault(name, "Triton does not answer")
         return found
@@ -222,11 +220,12 @@ class ModelDesk:
         if not url:
             return "has no HTTP endpoint set here (LENTIGO_MODELS_TRITON_HTTP_URL)"
         try:
-            with httpx.Client(transport=self._transport, timeout=_LOAD_S) as client:
-                answer = client.post(f"{url}/v2/repository/models/{name}/load", json={})
-        except httpx.HTTPError as exc:
+            with requests.Session() as client:
+                address = f"{url}/v2/repository/models/{name}/load"
+                answer = client.post(address, json={}, timeout=_LOAD_S)
+        except requests.RequestException as exc:
             return f"does not answer ({type(exc).__name__})"
-        return "" if answer.status_code == httpx.codes.OK else f"refuses ({answer.status_code})"
+        return "" if answer.ok else f"refuses ({answer.status_code})"
 
 
 def _run_training(arguments: list[str]) -> str:
