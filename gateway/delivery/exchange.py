@@ -92,8 +92,9 @@ class Session:
             )
         except RuntimeError:  # pynetdicom: the association is not established any more
             return outcome_of(each, ObjectState.PENDING, NOT_TRIED)
-        except ValueError as exc:
-            # pynetdicom could not encode it: a defect of ours, which no retry cures.
+        except (ValueError, AttributeError) as exc:
+            # pynetdicom could not encode it, or misses a UID: a defect of ours, which no retry
+            # cures.
             return outcome_of(
                 each,
                 ObjectState.REFUSED,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom import dcmread, dcmwrite
 from pydicom.uid import ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 from gateway.delivery.folder import FolderSender
@@ -333,6 +334,18 @@ class TestConfirm:
             scp = StorageScp(port=taken.getsockname()[1])
             outcomes = deliver(scp, [as_stored(objects[0]), objects[1]])
         assert states(outcomes) == ["STORED", "PENDING"]
+
+
+def test_an_object_that_cannot_be_sent_is_refused_and_holds_up_nobody(
+    objects: list[Outgoing],
+) -> None:
+    ds = dcmread(objects[0].path)
+    del ds.SOPInstanceUID
+    dcmwrite(objects[0].path, ds)
+    with StorageScp().serving() as scp:
+        outcomes = deliver(scp, objects)
+    assert states(outcomes) == ["REFUSED", "CONFIRMED", "CONFIRMED"]
+    assert "cannot be encoded" in outcomes[0].reason
 
 
 class TestFolderSender:
