@@ -100,7 +100,10 @@ class GroupCommit(Generic[T]):
                     task.error = RecordUnavailable(str(exc))
                 return
             except Exception as exc:  # of one of them: each meets its own, alone, below
-                log.debug("a shared transaction is split", extra={"error": type(exc).__name__})
+                log.debug(
+                    "a shared transaction is split",
+                    extra={"action": "record.group_split", "error": type(exc).__name__},
+                )
         for task in batch:
             try:
                 with writing(self._engine) as connection:
