@@ -177,7 +177,7 @@ def _listener(home: Path) -> Iterator[Receiver]:
             [sys.executable, "-m", "gateway", "listen"], env=environment, stdout=sink, stderr=sink
         )
     try:
-        wait_until(lambda: _is_open(port), 30.0, "the listener")
+        wait_until(lambda: _is_open(port), 120.0, "the listener")
         yield Receiver(port=port, ae_title="LENTIGO", pid=process.pid)
     finally:
         process.terminate()
