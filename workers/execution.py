@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from gateway.delivery.routes import Route
 from gateway.errors import LeaseLost, RecordUnavailable
 from gateway.faults import failpoint
 from gateway.logs import log_context
+from gateway.observation.tracing import traced, tracer
 from gateway.queue import BrokerUnavailable, Queue
 from gateway.store.deliveries import DeliveryDesk
 from gateway.store.states import DELIVER
@@ -198,7 +200,8 @@ def work(services: Services, work_item_id: int) -> None:
         with Heartbeat(services.ledger, claim, lease_s=services.settings.lease_s) as heartbeat:
             try:
                 failpoint("worker.claimed")
-                _step(services, claim, heartbeat)
+                with _traced(services, claim):
+                    _step(services, claim, heartbeat)
             except LeaseLost:
                 log.warning(
                     "another worker holds the work item; stopping",
@@ -218,6 +221,19 @@ def work(services: Services, work_item_id: int) -> None:
             time.monotonic() - started,
             extra={"action": f"work_item.{claim.step}.ended"},
         )
+
+
+def _traced(services: Services, claim: Claim) -> AbstractContextManager[None]:
+    if tracer("workers") is None:
+        return nullcontext()
+    attributes = {
+        "lentigo.study": claim.generation.study_id,
+        "lentigo.work_item": claim.work_item_id,
+        "lentigo.analysis": claim.analysis,
+        "lentigo.attempt": claim.attempt,
+    }
+    generation = (services.ledger.installation_serial(), claim.generation.id)
+    return traced("workers", claim.step, attributes, generation)
 
 
 def _step(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select
 
 from gateway.errors import RecordUnavailable
 from gateway.observation import counting
@@ -24,7 +24,9 @@ from gateway.observation.settings import (
 )
 from gateway.observation.silence import SilenceWatch
 from gateway.observation.tallies import Tallies
+from gateway.observation.tracing import trace_ids, tracer
 from gateway.store.engine import Clock, utc_now
+from gateway.store.tables import Generation, Installation
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class Observer:
         file_notices(connection, rows, self._receivers, now)
         self._silence.add(connection, rows, now)
         self._drift.add(connection, rows, now)
+        trace_received(connection, rows)
 
     def look(self) -> int:
         """Read what is new; return how many rows there were.
@@ -107,3 +110,27 @@ def _instances(connection: Connection, rows: Sequence[Any], now: dt.datetime) ->
     tallies = Tallies()
     counting.count_instances(tallies, rows)
     tallies.write(connection)
+
+
+def trace_received(connection: Connection, rows: Sequence[Any]) -> None:
+    """Add what the listener and the quiet window took to the traces of studies that closed."""
+    found = tracer("listener")
+    closed = [row for row in rows if row.action == "generation.closed"]
+    if found is None or not closed:
+        return
+    serial = connection.execute(select(Installation.serial)).scalar()
+    if serial is None:
+        return  # made with the first result: then the next study has its trace
+    for row in closed:
+        generation = connection.execute(
+            select(Generation.id, Generation.opened_at, Generation.last_instance_at).where(
+                Generation.study_id == row.study_id,
+                Generation.number == row.detail.get("generation"),
+            )
+        ).first()
+        if generation is None:
+            continue
+        ids = trace_ids(serial, generation.id)
+        attributes = {"lentigo.study": row.study_id}
+        found.past("receive", ids, generation.opened_at, generation.last_instance_at, attributes)
+        found.past("quiet window", ids, generation.last_instance_at, row.at, attributes)

@@ -14,6 +14,7 @@ from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from gateway.faults import failpoint
+from gateway.observation.tracing import outgoing_headers, traced
 from models.errors import ManifestError
 from models.manifest import Manifest
 from workers.errors import BadModelOutput, ModelUnavailable
@@ -118,12 +119,14 @@ class TritonModels:
         if len(batch) != 1:
             raise ValueError("the inputs of one request have one batch size")
         try:
-            answer = self._client.infer(
-                model,
-                [_wire(name, tensor) for name, tensor in inputs.items()],
-                client_timeout=self._timeout_s,
-                timeout=int(self._timeout_s * 1e6),  # the server gives up too, in microseconds
-            )
+            with traced("workers", "infer", {"lentigo.model": model}):
+                answer = self._client.infer(
+                    model,
+                    [_wire(name, tensor) for name, tensor in inputs.items()],
+                    client_timeout=self._timeout_s,
+                    timeout=int(self._timeout_s * 1e6),  # the server gives up too, in microseconds
+                    headers=outgoing_headers("workers"),
+                )
         except InferenceServerException as exc:
             raise _translated(exc, model) from exc
         failpoint("worker.model_answered")
