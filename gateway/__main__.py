@@ -31,6 +31,7 @@ from gateway.settings import (
 from gateway.store.engine import migrate, open_engine
 from gateway.store.hints import HintBoard
 from gateway.store.intake import Intake
+from gateway.store.schema import refuse_newer_schema
 from gateway.sweeper import Sweeper
 from gateway.upkeep import upkeep
 
@@ -104,6 +105,7 @@ def _migrate() -> None:
     store = StoreSettings()
     store.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     refuse_half_restored(store.home)
+    refuse_newer_schema(store.record_url)
     migrate(store.record_url)
     create_first_account(store, DashboardSettings())
 
@@ -124,6 +126,7 @@ def main() -> int:
         if service == "migrate":  # before it there is no trail to write to
             SERVICES[service]()
             return 0
+        refuse_newer_schema(StoreSettings().record_url)
         with activity(StoreSettings().record_url, service, is_node=service == "listen"):
             SERVICES[service]()
     except GatewayError as exc:

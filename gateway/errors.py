@@ -30,6 +30,7 @@
     ├── DocumentRefused      a document of the site is not let in; carries its HTTP status
     ├── WebRequestRefused    a DICOMweb request cannot be answered; carries its HTTP status
     │   └── MultipartError     the body is no multipart/related message
+    ├── SchemaTooNew         the record was made by a later version than this one
     ├── SinkUnavailable      a place for audit messages does not take them
     ├── NoticeUndelivered    a receiver of events does not take one now
     ├── NoticeRefused        a receiver of events will never take one
@@ -233,6 +234,10 @@ class OrderRefused(GatewayError):
 
 class WrapError(GatewayError):
     """An image file cannot become a DICOM instance; the message names the file and the reason."""
+
+
+class SchemaTooNew(GatewayError):
+    """The record was made by a later version; the message says its schema and what to do."""
 
 
 class BackupError(GatewayError):

@@ -13,6 +13,7 @@ from gateway.hardening.findings import WORK, Setup
 from gateway.hardening.rules import keep_private, refuse_weak
 from gateway.logs import configure_logging
 from gateway.settings import reject_unknown_environment
+from gateway.store.schema import refuse_newer_schema
 from workers.app import run
 from workers.bootstrap import Settings
 from workers.errors import RegistryError
@@ -26,6 +27,7 @@ def main() -> int:
         keep_private()
         refuse_weak(Setup(services=frozenset({WORK})))
         settings = Settings()
+        refuse_newer_schema(settings.store.record_url)
         with activity(settings.store.record_url, f"workers {settings.worker.lane}"):
             return run(settings)
     except ValidationError as exc:

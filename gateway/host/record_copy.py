@@ -9,13 +9,13 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, delete, func, insert, inspect, select, text
 from sqlalchemy.engine import make_url
 
 from gateway.errors import BackupError
 from gateway.store.engine import MIGRATIONS, migrate, open_engine, reading, writing
+from gateway.store.schema import is_known, revision_of
 from gateway.store.tables import (
     Account,
     AuditEntry,
@@ -37,11 +37,6 @@ def sqlite_url(path: Path) -> str:
 def _file_of(url: str) -> Path | None:
     parts = make_url(url)
     return Path(str(parts.database)) if parts.get_backend_name() == "sqlite" else None
-
-
-def revision_of(connection: Connection) -> str | None:
-    """Return the schema revision of a record, None of an empty database."""
-    return MigrationContext.configure(connection).get_current_revision()
 
 
 def head_revision() -> str | None:
@@ -116,8 +111,7 @@ def refuse_newer(engine: Engine) -> None:
     """Raise ``BackupError`` when a record comes from a later version than this one."""
     with reading(engine) as connection:
         found = revision_of(connection)
-    known = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
-    if found not in known:
+    if not is_known(found):
         raise BackupError(
             f"the backup has schema {found or 'none'}, which this version does not know; restore "
             "it with the version that made it"

@@ -42,6 +42,7 @@ from gateway.settings import (
     StoreSettings,
 )
 from gateway.store.engine import migrate
+from gateway.store.schema import refuse_newer_schema
 
 log = logging.getLogger(__name__)
 
@@ -140,10 +141,9 @@ class Supervisor:
     def _prepare(self) -> None:
         options = self._options
         refuse_half_restored(options.store.home)
+        refuse_newer_schema(options.store.record_url)
         migrate(options.store.record_url)
-        check_at_start(
-            options.store.record_url, RuleSettings().file, options.delivery.destination
-        )
+        check_at_start(options.store.record_url, RuleSettings().file, options.delivery.destination)
         failpoint("supervisor.migrated")
         create_first_account(options.store, options.dashboard)
         dicom_port = check_port(options.listener.bind, options.listener.port, "--dicom-port")
