@@ -1,172 +1,26 @@
 """``make bench``: measures, side by side in one run, and prints ratios. It asserts no speed.
 
-Receive rate against dcmtk's storescp, seconds from the last C-STORE to the confirmed result, images
-per second through Triton, each analysis on its path, slide tiles beside openslide and wsidicom,
-report and mask writing beside highdicom. ``--only TOPIC`` runs one of them.
+Receive rate beside Orthanc and dcmtk's storescp, seconds from the last C-STORE to the confirmed
+result, images per second through Triton, each analysis on its path, slide tiles beside openslide
+and wsidicom, report and mask writing beside highdicom. ``--only TOPIC`` runs one of them.
 """
 
 import argparse
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from PIL import Image
-from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import generate_uid
 
-from gateway.host.embedded import free_port
-from gateway.listener.acceptance import VL_PHOTOGRAPHIC
-from tests.bench import analyses, change, prognosis, reports, slide_reports, slides, tbp
-from tests.bench.blast import Association, Instance, command_set, encode
+from tests.bench import analyses, change, prognosis, receive, reports, slide_reports, slides, tbp
 from tests.lentigo import running_lentigo, running_triton
-from tests.servers import storescp, wait_until
-
-WORKLOADS = {"tbp": (2000, 50_000), "derm": (200, 1_500_000), "wsi": (4, 300_000_000)}
-
-
-def instances(count: int, size: int) -> list[Instance]:
-    """Make ``count`` instances of about ``size`` bytes, each with a UID of its own."""
-    made = []
-    ds = Dataset()
-    ds.SOPClassUID = VL_PHOTOGRAPHIC
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), generate_uid()
-    ds.PatientID, ds.PatientName, ds.Modality = "BENCH", "Bench", "XC"
-    ds.Rows = ds.Columns = 1
-    ds.SamplesPerPixel, ds.BitsAllocated, ds.BitsStored = 1, 8, 8
-    ds.HighBit, ds.PixelRepresentation = 7, 0
-    ds.PhotometricInterpretation = "MONOCHROME2"
-    side = int((size - 600) ** 0.5)
-    ds.Rows = ds.Columns = side
-    ds.PixelData = np.random.default_rng(0).integers(0, 255, side * side, np.uint8).tobytes()
-    if len(ds.PixelData) % 2:
-        ds.PixelData += b"\0"
-    ds["PixelData"].VR = "OB"
-    for _ in range(count):
-        ds.SOPInstanceUID = generate_uid()
-        made.append(
-            Instance(
-                command_set(VL_PHOTOGRAPHIC, ds.SOPInstanceUID, 1),
-                encode(ds, ExplicitVRLittleEndian),
-            )
-        )
-    return made
-
-
-def blast(port: int, called: str, load: list[Instance], associations: int) -> float:
-    """Send the load over that many associations at once; return the seconds."""
-    problems: list[BaseException] = []
-
-    def one(part: list[Instance]) -> None:
-        try:
-            association = Association(
-                port,
-                called=called,
-                calling="BENCH",
-                sop_class_uid=VL_PHOTOGRAPHIC,
-                syntax=ExplicitVRLittleEndian,
-            )
-            for instance in part:
-                association.store(instance)
-            association.release()
-        except (OSError, ConnectionError) as exc:
-            problems.append(exc)
-
-    threads = [
-        threading.Thread(target=one, args=(load[index::associations],))
-        for index in range(associations)
-    ]
-    started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if problems:
-        raise problems[0]
-    return time.perf_counter() - started
-
-
-def bench_receive(names: list[str], rounds: int, scale: float) -> None:
-    """Compare our listener (durable: fsync and row before the status) with storescp +B."""
-    # dcmtk leaves Nagle's algorithm on, which stalls its answers; this shows storescp's own speed.
-    os.environ["TCP_NODELAY"] = "1"
-    print("\n# receive: instances/s (MB/s), median of", rounds, "interleaved rounds")
-    for name in names:
-        count, size = WORKLOADS[name]
-        count = max(2, int(count * scale))
-        for associations in (1, 4):
-            seconds: dict[str, list[float]] = {"lentigo": [], "storescp": []}
-            for _ in range(rounds):
-                with tempfile.TemporaryDirectory() as folder:
-                    seconds["lentigo"].append(
-                        _with_listener(
-                            Path(folder),
-                            partial(
-                                blast,
-                                called="LENTIGO",
-                                load=instances(count, size),
-                                associations=associations,
-                            ),
-                        )
-                    )
-                with tempfile.TemporaryDirectory() as folder, storescp(Path(folder)) as peer:
-                    load = instances(count, size)
-                    seconds["storescp"].append(blast(peer.port, peer.ae_title, load, associations))
-            ours, theirs = (statistics.median(seconds[who]) for who in ("lentigo", "storescp"))
-            ratio = statistics.median(
-                b / a for a, b in zip(seconds["lentigo"], seconds["storescp"], strict=True)
-            )
-            print(
-                f"{name:5} {associations} assoc  lentigo {count / ours:7.0f}/s "
-                f"({count * size / ours / 1e6:5.0f} MB/s)  storescp +B {count / theirs:7.0f}/s "
-                f"({count * size / theirs / 1e6:5.0f} MB/s)  ratio {ratio:.2f}",
-                flush=True,
-            )
-
-
-def _with_listener(home: Path, send: Callable[[int], float]) -> float:
-    port = free_port()
-    environment = {
-        **os.environ,
-        "LENTIGO_HOME": str(home),
-        "LENTIGO_LISTENER_PORT": str(port),
-    }
-    subprocess.run(
-        [sys.executable, "-m", "gateway", "migrate"], env=environment, check=True, timeout=60
-    )
-    with (home / "listener.log").open("wb") as sink:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "listen"], env=environment, stdout=sink, stderr=sink
-        )
-    try:
-        wait_until(lambda: _open(port), 30.0, "the listener")
-        return send(port)
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _open(port: int) -> bool:
-    try:
-        Association(
-            port,
-            called="LENTIGO",
-            calling="BENCH",
-            sop_class_uid=VL_PHOTOGRAPHIC,
-            syntax=ExplicitVRLittleEndian,
-        ).release()
-    except OSError:
-        return False
-    return True
 
 
 def bench_path(studies: int) -> None:
@@ -268,11 +122,13 @@ def main() -> None:
     parser.add_argument("--workloads", default="tbp,derm,wsi")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=0.25, help="share of each workload")
+    parser.add_argument("--quick", action="store_true", help="receive: a tenth of it, one round")
     parser.add_argument("--studies", type=int, default=12)
     parser.add_argument("--copies", type=int, default=4, help="studies of each analysis")
     args = parser.parse_args()
     if args.only in (None, "receive"):
-        bench_receive(args.workloads.split(","), args.rounds, args.scale)
+        scale = receive.QUICK_SCALE if args.quick else args.scale
+        receive.bench(args.workloads.split(","), 1 if args.quick else args.rounds, scale, (1, 4))
     if args.only in (None, "path"):
         bench_path(args.studies)
     if args.only in (None, "triton"):
