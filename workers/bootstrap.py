@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import metadata
+from urllib.parse import urlsplit
 
 import cv2
 from sqlalchemy import Engine
@@ -44,6 +45,7 @@ from workers.adapters.embeddings import EmbeddingFile
 from workers.adapters.files import ResultsFolder
 from workers.adapters.instances import SpoolInstances
 from workers.adapters.priors import Archive, RecordPriors
+from workers.adapters.priors_audit import AuditedArchive
 from workers.adapters.priors_dicomweb import DicomwebArchive
 from workers.adapters.priors_dimse import DimseArchive
 from workers.adapters.slides import SpoolSlides
@@ -122,11 +124,15 @@ def _priors(settings: Settings, engine: Engine) -> Callable[[int], RecordPriors]
     if settings.priors.dicomweb_url.strip():
         spool = open_spool(settings.store, settings.listener)
         filer = InstanceFiler(Intake(engine, CompletenessSettings()), spool)
-        archive = DicomwebArchive(settings.priors, filer, spool, tls=settings.tls)
+        archive = AuditedArchive(
+            DicomwebArchive(settings.priors, filer, spool, tls=settings.tls),
+            engine,
+            name=urlsplit(settings.priors.dicomweb_url).hostname or "DICOMweb",
+        )
     elif settings.priors.pacs.strip():
         pacs = Destination.parse(settings.priors.pacs)
         spool = open_spool(settings.store, settings.listener)
-        archive = DimseArchive(
+        dimse = DimseArchive(
             pacs,
             settings.listener.ae_title,
             settings.priors,
@@ -134,6 +140,7 @@ def _priors(settings: Settings, engine: Engine) -> Callable[[int], RecordPriors]
             spool=spool,
             tls=settings.tls,
         )
+        archive = AuditedArchive(dimse, engine, name=pacs.ae_title)
 
     def priors_for(attempt: int) -> RecordPriors:
         return RecordPriors(index, archive, is_last_attempt=attempt >= settings.priors.attempts)

@@ -209,9 +209,10 @@ def _object(
 
 def _describe(found: ElementTree.Element, detail: Mapping[str, Any]) -> None:
     for name, value in sorted(detail.items()):
-        if name in _SAID_ELSEWHERE or value is None or value == "":
+        said = "" if value is None else _text(value).strip()
+        if name in _SAID_ELSEWHERE or not said:
             continue
-        encoded = base64.b64encode(_text(value).encode()).decode("ascii")
+        encoded = base64.b64encode(said.encode()).decode("ascii")
         attributes = {"type": _text(name), "value": encoded}
         ElementTree.SubElement(found, "ParticipantObjectDetail", attributes)
 
