@@ -244,6 +244,21 @@ class Site:
         return seconds
 
 
+def check_series(site: Site, paths: Sequence[Path], fault: str) -> None:
+    """As ``Site.check`` for studies of many, which a fault may have made several generations of."""
+    site.recoveries[fault] = site.wait_for(paths, timeout_s=120.0)
+    wait_until(
+        lambda: all(
+            item["state"] == "COMPLETED"
+            for path in paths
+            for item in site.study_of(path)["work_items"]
+        ),
+        120,
+        "all generations",
+    )
+    site.verify()
+
+
 def series_of(site: Site, count: int) -> list[Path]:
     """Draw one study of several images."""
     paths = site.make(count)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.site import Site, series_of, site
+from tests.faults.site import Site, check_series, series_of, site
 from tests.servers import wait_until
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.faults]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.faults]
 
 STEPS = ("journal.append", "journal.sync", "journal.settle", "journal.settled")
 PAGE = 4096
@@ -56,7 +56,7 @@ def test_a_kill_while_a_journal_is_made(healthy: Site) -> None:
     healthy.send_all(paths)
     wait_until(lambda: healthy.passes("journal.make") >= 2, 60, "a journal that is made")
     more = send_through_the_journal(healthy)
-    healthy.check([paths[0], more[0]], "kill -9 at journal.make")
+    check_series(healthy, [paths[0], more[0]], "kill -9 at journal.make")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -64,7 +64,7 @@ def test_a_kill_at_a_step_of_the_journal(journalled: Site, step: str) -> None:
     journalled.arm(f"{step}=kill")
     paths = send_through_the_journal(journalled)
     wait_until(lambda: journalled.passes(step) >= 1, 60, f"the step {step}")
-    journalled.check(paths[:1], f"kill -9 at {step}")
+    check_series(journalled, paths[:1], f"kill -9 at {step}")
 
 
 def test_a_kill_while_the_journal_is_restored(journalled: Site) -> None:
@@ -73,7 +73,7 @@ def test_a_kill_while_the_journal_is_restored(journalled: Site) -> None:
     journalled.lentigo.kill("listener")
     wait_until(lambda: journalled.passes("journal.restore") >= 4, 60, "a third listener")
     more = send_through_the_journal(journalled)
-    journalled.check([paths[0], more[0]], "kill -9 at journal.restore, twice")
+    check_series(journalled, [paths[0], more[0]], "kill -9 at journal.restore, twice")
 
 
 @pytest.mark.parametrize("error", ["enospc", "eio"])
@@ -83,12 +83,12 @@ def test_a_disk_that_fails_under_the_journal(journalled: Site, step: str, error:
     journalled.arm(f"{step}={error}")
     paths = send_through_the_journal(journalled)
     wait_until(lambda: journalled.passes(step) >= 1, 60, f"the step {step}")
-    journalled.check(paths[:1], f"{error.upper()} at {step}")
+    check_series(journalled, paths[:1], f"{error.upper()} at {step}")
     # A journal that failed is left alone until the next start.
     journalled.disarm()
     journalled.lentigo.kill("listener")
     more = send_through_the_journal(journalled)
-    journalled.check(more[:1], f"the start after {error.upper()} at {step}")
+    check_series(journalled, more[:1], f"the start after {error.upper()} at {step}")
 
 
 def test_files_that_a_power_cut_took_come_from_the_journal(journalled: Site) -> None:
@@ -102,9 +102,9 @@ def test_files_that_a_power_cut_took_come_from_the_journal(journalled: Site) -> 
     found[3].write_bytes(found[3].read_bytes()[:-1])
     found[4].write_bytes(found[4].read_bytes() + b"\0")
     journalled.lentigo.start()
-    journalled.check(paths[:1], "a power cut")
+    check_series(journalled, paths[:1], "a power cut")
     more = send_through_the_journal(journalled)
-    journalled.check(more[:1], "after a power cut")
+    check_series(journalled, more[:1], "after a power cut")
 
 
 def test_a_torn_tail_of_the_journal_costs_only_itself(journalled: Site) -> None:
@@ -120,13 +120,13 @@ def test_a_torn_tail_of_the_journal_costs_only_itself(journalled: Site) -> None:
         path.write_bytes(content)
     found[0].unlink()
     journalled.lentigo.start()
-    journalled.check(paths[:1], "a torn tail of the journal")
+    check_series(journalled, paths[:1], "a torn tail of the journal")
 
 
 def test_a_journal_that_cannot_be_read_stops_nothing(journalled: Site) -> None:
     """Segments of nonsense, of another length, and without a header."""
     paths = send_through_the_journal(journalled, 2)
-    journalled.check(paths[:1], "before the nonsense")
+    check_series(journalled, paths[:1], "before the nonsense")
     # Settled by now or at the stop: nothing depends on the journal.
     journalled.lentigo.stop()
     first, second, *_ = segments(journalled)
@@ -135,4 +135,4 @@ def test_a_journal_that_cannot_be_read_stops_nothing(journalled: Site) -> None:
     first.with_name("0.journal").write_bytes(bytes(range(256)) * 4096)
     journalled.lentigo.start()
     more = send_through_the_journal(journalled)
-    journalled.check([paths[0], more[0]], "a journal of nonsense")
+    check_series(journalled, [paths[0], more[0]], "a journal of nonsense")

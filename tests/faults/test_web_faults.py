@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 
 from gateway.store.engine import open_engine, reading, writing
 from gateway.store.tables import Account, Instance
-from tests.faults.site import Site, series_of
+from tests.faults.site import Site, check_series, series_of
 from tests.lentigo import PASSWORD
 from tests.servers import wait_until
 
@@ -85,13 +85,7 @@ def test_a_kill_in_the_middle_of_an_upload(web: Site, step: str) -> None:
     assert upload(web, paths) == 0
     upload_until_taken(web, paths)
     assert rows_of(web, paths) == 3
-    web.wait_for(paths[:1])
-    wait_until(
-        lambda: all(i["state"] == "COMPLETED" for i in web.study_of(paths[0])["work_items"]),
-        60,
-        "all generations",
-    )
-    web.verify()
+    check_series(web, paths[:1], f"kill -9 at {step}, STOW-RS")
     web.lentigo.kill("listener")  # whose start sweeps what uploads have left
     incoming = web.store.spool_folder / "incoming"
     wait_until(lambda: not list(incoming.iterdir()), 60, "an empty incoming folder")
@@ -129,5 +123,4 @@ def test_the_same_instances_by_both_doors_at_once_are_there_once(web: Site) -> N
         lambda: [upload(web, paths), web.send_once(paths)] == [200, True], 90, "both answers"
     )
     assert rows_of(web, paths) == 4
-    web.wait_for(paths[:1])
-    web.verify()
+    check_series(web, paths[:1], "both doors at once")
