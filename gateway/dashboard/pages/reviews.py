@@ -94,6 +94,18 @@ def show_reviews(
     return page(request, "reviews.html", values)
 
 
+@router.get("/reviews/object/{object_id}", dependencies=[require(Permission.REVIEW)])
+def find_form(use: Use, object_id: RowId) -> Response:
+    """Go to the form for an opinion on what an object reports."""
+    with reading(use.engine) as connection:
+        found = connection.execute(
+            select(ResultObject.work_item_id).where(ResultObject.id == object_id)
+        ).scalar()
+    if found is None:
+        raise HTTPException(404, "There is no such result.")
+    return RedirectResponse(f"/reviews/new/{found}", 303)
+
+
 @router.get("/reviews/new/{work_item_id}", dependencies=[require(Permission.REVIEW)])
 def show_form(request: Request, use: Use, work_item_id: RowId) -> HTMLResponse:
     """Show the form for an opinion on one result."""
