@@ -1,4 +1,4 @@
-"""``lentigo complete``, ``urgent``, ``hold`` and ``release``: orders about one study."""
+"""``lentigo retry``, ``cancel``, ``complete``, ``urgent``, ``hold``, ``release``: orders."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ exit codes:
   2  wrong usage
 """
 _DONE = {
+    "retry": "What failed begins anew; what waited for a later attempt begins now.",
+    "cancel": "The study's unfinished work is canceled.",
     "complete": "The study closes now.",
     "urgent": "The study's work is in front now.",
     "hold": "The study is held.",
     "release": "The study goes on.",
 }
 _UNCHANGED = {
+    "retry": "Nothing of the study has failed or waits for a later attempt.",
+    "cancel": "Nothing of the study is unfinished; nothing was changed.",
     "complete": "Nothing of the study is being received; nothing was changed.",
     "urgent": "The study was urgent already.",
     "hold": "The study was held already; its reason was not changed.",
@@ -41,11 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("study", metavar="STUDY", help="which study")
-    is_hold = parser.prog.endswith(" hold")
-    if is_hold or parser.prog.endswith(" release"):
+    needs_reason = parser.prog.endswith((" hold", " cancel"))
+    if needs_reason or parser.prog.endswith(" release"):
         parser.add_argument(
             "--reason",
-            required=is_hold,
+            required=needs_reason,
             default=None,  # argparse would check an empty text like one that was given
             metavar="TEXT",
             type=_reason,
@@ -70,12 +74,18 @@ def run(args: argparse.Namespace) -> int:
         match args.command:
             case "complete":
                 outcome = control.complete_now(study_id, actor=actor)
+            case "retry":
+                outcome = control.retry(study_id, actor=actor)
+            case "cancel":
+                outcome = control.cancel(study_id, actor=actor, reason=args.reason)
             case "urgent":
                 outcome = control.make_urgent(study_id, actor=actor)
             case "hold":
                 outcome = control.hold(study_id, actor=actor, reason=args.reason)
             case _:
                 outcome = control.release(study_id, actor=actor, reason=args.reason or "")
+    if outcome is Outcome.DECLINED:
+        raise GatewayError("too late: the results are on their way to a PACS, or there")
     if outcome is Outcome.HELD:
         raise GatewayError("the study is held; `lentigo release` it first")
     print((_DONE if outcome is Outcome.DONE else _UNCHANGED)[args.command])
