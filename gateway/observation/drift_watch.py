@@ -18,6 +18,7 @@ from gateway.observation.drift import Shift, shift
 from gateway.observation.settings import DriftSettings
 from gateway.observation.tallies import OTHER
 from gateway.store import states
+from gateway.store.self_tests import SELF_TEST_AE_TITLES
 from gateway.store.tables import DriftSeries, Instance, WorkItem
 
 COLLECTING, STABLE, DRIFTING = "collecting", "stable", "drifting"
@@ -79,6 +80,8 @@ class DriftWatch:
         ).all()
         for answer in answers:
             source = self._source(connection, answer.study_id)
+            if source in SELF_TEST_AE_TITLES:
+                continue
             for measure, value in measures(answer.summary, answer.outcome):
                 key = (source, answer.analysis, answer.model_digest, measure)
                 self._take(connection, key, value, now)

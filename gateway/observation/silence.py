@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, func, insert, select, update
 from gateway.observation.settings import EventSettings
 from gateway.store import states
 from gateway.store.engine import Clock, reading, utc_now, writing
+from gateway.store.self_tests import SELF_TEST_AE_TITLES
 from gateway.store.tables import Generation, Instance, SourceRhythm
 
 KEPT = 200
@@ -70,7 +71,7 @@ class SilenceWatch:
                 .order_by(Instance.id)
                 .limit(1)
             ).scalar()
-            if source:
+            if source and source not in SELF_TEST_AE_TITLES:
                 self._heard(connection, source, row.at)
 
     def _heard(self, connection: Connection, source: str, at: dt.datetime) -> None:

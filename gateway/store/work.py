@@ -13,13 +13,14 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from gateway.delivery.routes import Route
+from gateway.delivery.routes import FOLDER, Route
 from gateway.errors import LeaseLost
 from gateway.faults import failpoint
 from gateway.store import states
 from gateway.store.engine import reading, writing
 from gateway.store.leases import NO_LEASE, LeaseDesk
 from gateway.store.routing import RoutingLedger
+from gateway.store.self_tests import stays_here
 from gateway.store.tables import (
     Delivery,
     Generation,
@@ -70,6 +71,8 @@ class WorkLedger(RoutingLedger, LeaseDesk):
                 hinted_at=now,
                 **NO_LEASE,
             )
+            if stays_here(connection, claim.generation.study_id):
+                destinations = (Route(name=FOLDER),)
             for new in objects:
                 object_id = connection.execute(
                     insert(ResultObject)

@@ -15,6 +15,7 @@ from gateway.dashboard.api import (
     reviews,
     rules,
     schema,
+    selftest,
     studies,
     views,
 )
@@ -32,5 +33,6 @@ ROUTERS = (
     models.router,
     reviews.router,
     rules.router,
+    selftest.router,
     schema.router,
 )
