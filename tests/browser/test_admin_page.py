@@ -172,7 +172,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         settings = DashboardSettings(viewer_url="https://viewer.example/?uid={study_uid}")
         app = create_app(store, settings, engine)
         with served(app) as url:
-            with httpx.Client(base_url=url) as client:
+            with httpx.Client(base_url=url, timeout=120) as client:
                 log_in(client)
                 change_password(client)
                 receiving = client.get(f"/api/studies/{waiting}").json()["number"]
