@@ -161,7 +161,8 @@ def test_stream_survives_an_outage(record, monkeypatch):
 
 def test_mark_for_polling_is_that_of_the_page(kept, client):
     uid = kept.completed()
-    for path, query in (("/studies", {}), (f"/studies/{uid}", {"study": uid})):
+    number = client.get(f"/api/studies/{uid}").json()["number"]
+    for path, query in (("/studies", {}), (f"/studies/{number}", {"study": str(number)})):
         mark = client.get(f"/api/mark?{urlencode(query)}").json()["mark"]
         assert f'data-mark="{mark}"' in client.get(path).text
     assert client.get("/api/mark", params={"study": "1.2.3"}).status_code == 404
