@@ -351,8 +351,8 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
                 "LENTIGO_RULES_FILE": str(rules(folder)),
             },
         )
-        lentigo.start()
         stack.callback(lentigo.stop)
+        lentigo.start(240.0)
         found = Clinic(lentigo, stub)
         watch = RedisWatch(lentigo.instance.broker_url)
         stack.callback(watch.close)

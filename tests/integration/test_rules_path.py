@@ -30,7 +30,7 @@ from tests.servers import require, wait_until
 from tests.servers.triton_stub import TritonStub, triton_stub
 from tests.storage_scp import SEGMENTATION, StorageScp
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 RULES = """\
 [[rule]]
@@ -178,8 +178,8 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
                 "LENTIGO_WORKER_MAX_BACKOFF_S": "1",
             },
         )
-        lentigo.start()
         stack.callback(lentigo.stop)
+        lentigo.start(240.0)
         yield Ward(folder=folder, lentigo=lentigo, pacs=pacs, triton=triton, rules=rules)
 
 
@@ -344,7 +344,7 @@ def test_up_refuses_rules_that_cannot_be_used_where_none_were_before(tmp_path: P
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 1
