@@ -65,8 +65,8 @@ def may(role: str, permission: Permission) -> bool:
 
     Examples
     --------
-    >>> may("operator", Permission.OPERATE), may("admin", Permission.REVIEW), may("", Permission.OWN)
-    (True, False, False)
+    >>> may("operator", Permission.OPERATE), may("admin", Permission.REVIEW)
+    (True, False)
     """
     return permission in ROLES.get(role, frozenset())
 
