@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings
 
 from gateway.settings import ALL_SETTINGS
 from tests.conformance.markdown import table
+from tests.conformance.services import ROOT
 from workers.settings import TritonSettings, WorkerSettings
 
 SETTINGS: tuple[type[BaseSettings], ...] = (*ALL_SETTINGS, TritonSettings, WorkerSettings)
@@ -24,6 +25,8 @@ def _default(field: FieldInfo) -> str:
         return "none" if field.default_factory is dict else "the user's data folder, `lentigo`"
     if value is None or value == "":
         return "none"
+    if isinstance(value, Path) and value.is_relative_to(ROOT):
+        return f"`{value.relative_to(ROOT)}` of the source tree"
     if isinstance(value, bool):
         return str(value).lower()
     return f"`{value}`" if isinstance(value, str | Path | SecretStr) else f"{value:.12g}"
