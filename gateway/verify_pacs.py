@@ -54,10 +54,13 @@ def check_pacs(
     for destination, series in _confirmed(engine).items():
         checked += sum(len(expected) for expected in series.values())
         deadline = time.monotonic() + patience_s
-        while problems := _problems(destination, series, settings):
+        while found := _problems(destination, series, settings):
             if time.monotonic() >= deadline:
                 break
+            # A busy PACS leaves out now one object, now another: what was listed is there.
+            series = {pair: series[pair] for pair in found}
             time.sleep(_PAUSE_S)
+        problems = [text for texts in found.values() for text in texts]
         broken += len(problems)
         examples += problems
     return Finding(
@@ -95,22 +98,26 @@ def _confirmed(engine: Engine) -> dict[str, Series]:
     return found
 
 
-def _problems(destination: str, series: Series, settings: DeliverySettings) -> list[str]:
+def _problems(
+    destination: str, series: Series, settings: DeliverySettings
+) -> dict[tuple[str, str], list[str]]:
+    """Return what is wrong with each series with which something is."""
     if is_web_address(destination):
         return _web_problems(destination, series, settings)
     peer = Destination.parse(destination)
     listed = _listed(peer, series, settings)
-    problems = []
+    problems: dict[tuple[str, str], list[str]] = {}
     for pair, expected in series.items():
         found = listed[pair]
         for uid, label in expected.items():
             count = found.pop(uid, 0)
             if count != 1:
                 what = f"is listed {count} times" if count else "is not there"
-                problems.append(f"{label} at {destination}: {what}")
+                problems.setdefault(pair, []).append(f"{label} at {destination}: {what}")
         if found:
             label = next(iter(expected.values()))
-            problems.append(f"{len(found)} unknown objects at {destination} beside {label}")
+            unknown = f"{len(found)} unknown objects at {destination} beside {label}"
+            problems.setdefault(pair, []).append(unknown)
     return problems
 
 
@@ -156,7 +163,9 @@ def _instances(
         raise PacsUnavailable(f"{destination.ae_title} did not answer a C-FIND with success")
 
 
-def _web_problems(address: str, series: Series, settings: DeliverySettings) -> list[str]:
+def _web_problems(
+    address: str, series: Series, settings: DeliverySettings
+) -> dict[tuple[str, str], list[str]]:
     """Ask a DICOMweb service for each object by QIDO-RS."""
     sender = StowSender(address, settings, StowSettings())
     problem = sender.probe()
@@ -178,8 +187,8 @@ def _web_problems(address: str, series: Series, settings: DeliverySettings) -> l
             for number, (_, (study_uid, series_uid), uid) in enumerate(objects)
         ]
     )
-    return [
-        f"{label} at {address}: {outcome.reason}"
-        for (label, _, _), outcome in zip(objects, outcomes, strict=True)
-        if outcome.state is not ObjectState.CONFIRMED
-    ]
+    problems: dict[tuple[str, str], list[str]] = {}
+    for (label, pair, _), outcome in zip(objects, outcomes, strict=True):
+        if outcome.state is not ObjectState.CONFIRMED:
+            problems.setdefault(pair, []).append(f"{label} at {address}: {outcome.reason}")
+    return problems
