@@ -3,6 +3,7 @@
 import argparse
 import datetime as dt
 import hashlib
+import itertools
 import json
 import shutil
 import threading
@@ -370,12 +371,15 @@ class ListingScp(StorageScp):
     """Answers a query of a whole series too."""
 
     twice = False
+    answers: Iterator[list[Any]] | None = None
+    """What is listed instead, query by query."""
 
     def _on_find(self, event: Any) -> Iterator[tuple[int, Any]]:
         if event.identifier.SOPInstanceUID:
             yield from super()._on_find(event)
             return
-        for ds in [*self.stored, *(self.stored[:1] if self.twice else [])]:
+        stored = self.stored if self.answers is None else next(self.answers)
+        for ds in [*stored, *(stored[:1] if self.twice else [])]:
             if ds.SeriesInstanceUID == event.identifier.SeriesInstanceUID:
                 ds.QueryRetrieveLevel = "IMAGE"
                 yield 0xFF00, ds
@@ -437,6 +441,25 @@ def test_a_pacs_that_is_still_indexing_is_asked_again(home: Home, pacs: ListingS
     found = check_pacs(home.engine, DeliverySettings(), patience_s=60)
     later.join()
     assert (found.verdict, found.checked) == ("PASS", 1)
+
+
+def test_a_pacs_that_leaves_out_now_one_now_another(
+    home: Home, pacs: ListingScp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy one does: what it has listed once is there."""
+    import copy
+
+    monkeypatch.setattr("gateway.verify_pacs._PAUSE_S", 0.0)
+    other = copy.deepcopy(pacs.stored[0])
+    other.SOPInstanceUID, other.SeriesInstanceUID = new_uid(), new_uid()
+    home.complete(
+        f"PACS@127.0.0.1:{pacs.port}",
+        sop_instance_uid=str(other.SOPInstanceUID),
+        series_instance_uid=str(other.SeriesInstanceUID),
+    )
+    pacs.answers = itertools.cycle([[pacs.stored[0]], [pacs.stored[0]], [other], [other]])
+    found = check_pacs(home.engine, DeliverySettings(), patience_s=60)
+    assert (found.verdict, found.checked) == ("PASS", 2)
 
 
 def test_a_pacs_without_a_query_service_is_not_known(tmp_path: Path, home: Home) -> None:
