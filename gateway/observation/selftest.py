@@ -60,8 +60,19 @@ class Report:
 
 
 def listener_of(home: Path) -> Destination:
-    """Return the listener of this host that a self-test is sent to."""
+    """Return the listener of this host that a self-test is sent to.
+
+    Raises
+    ------
+    SelfTestFailed
+        Nothing runs on this home, and no port is set: whoever has the default port is a stranger.
+    """
     instance, settings = running_instance(home), ListenerSettings()
+    if instance is None and "port" not in settings.model_fields_set:
+        raise SelfTestFailed(
+            "nothing runs on this home; start lentigo up, or name the listener with "
+            "LENTIGO_LISTENER_PORT"
+        )
     return Destination(
         ae_title=instance.ae_title if instance else settings.ae_title,
         host="127.0.0.1",
