@@ -22,6 +22,8 @@ _PROPOSABLE = [
     for uid, (name, kind, _, _, _) in UID_dictionary.items()
     if kind in ("SOP Class", "Meta SOP Class") and "Media Storage Directory" not in name
 ]
+# Label Map Segmentation Storage is newer than the dictionary of pydicom 3.0.
+_PROPOSABLE += [uid for uid in ("1.2.840.10008.5.1.4.1.1.66.7",) if uid not in UID_dictionary]
 
 
 @pytest.fixture(autouse=True)

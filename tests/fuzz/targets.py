@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,12 +39,11 @@ from workers.tbp.documents import read_document
 
 @contextlib.contextmanager
 def file_of(data: bytes) -> Iterator[Path]:
-    descriptor = os.memfd_create("fuzz")
-    try:
-        os.write(descriptor, data)
-        yield Path(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
+    # A file in a folder that can be written: what is deflated is inflated beside it.
+    with tempfile.NamedTemporaryFile(prefix="fuzz") as file:
+        file.write(data)
+        file.flush()
+        yield Path(file.name)
 
 
 def _read_file(data: bytes) -> None:
