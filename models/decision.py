@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 
 def net_benefit(
@@ -67,7 +67,7 @@ def wilson_interval(
     hits, n = np.asarray(successes, np.float64), np.asarray(trials, np.float64)
     if not ((n > 0) & (hits >= 0) & (hits <= n)).all():
         raise ValueError("successes must lie between 0 and trials, trials above 0")
-    z = norm.ppf(0.975)
+    z = ndtri(0.975)
     share, weight = hits / n, 1 + z**2 / n
     centre = (share + z**2 / (2 * n)) / weight
     half = z / weight * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))

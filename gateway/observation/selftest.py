@@ -114,7 +114,10 @@ def send_study(listener: Destination, *, is_delivered: bool) -> str:
         except SendError as exc:
             raise SelfTestFailed(f"the listener does not take the study: {exc}") from exc
         if not summary.is_complete:
-            raise SelfTestFailed("the listener refused the study; its log says why")
+            reason = next(
+                (each.reason for each in summary.statuses if each.reason), "no reason given"
+            )
+            raise SelfTestFailed(f"the listener does not take the study: {reason}")
     return identity.study_instance_uid
 
 

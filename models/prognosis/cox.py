@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from models.errors import WeightsError
 
-Z_95 = float(norm.ppf(0.975))
+Z_95 = float(ndtri(0.975))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ import math
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from models.slide.tiles import TileGrid, check_scores
 
@@ -48,6 +47,9 @@ def percentile_ranks(scores: NDArray[np.floating]) -> NDArray[np.float64]:
     >>> percentile_ranks(np.array([3.0, 1.0, 2.0, 2.0])).tolist()
     [1.0, 0.25, 0.625, 0.625]
     """
+    # Here, since it takes as long to import as all else of a worker's start.
+    from scipy.stats import rankdata
+
     check_scores(scores)
     if not len(scores):
         return np.zeros(0)

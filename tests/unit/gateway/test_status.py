@@ -66,6 +66,7 @@ def test_status_of_a_study_has_every_part(record):
         "instances": 1,
         "work_items": [
             {
+                "id": 1,
                 "analysis": "diagnosis",
                 "state": "COMPLETED",
                 "step": "deliver",
