@@ -66,7 +66,6 @@ def test_status_of_a_study_has_every_part(record):
         "instances": 1,
         "work_items": [
             {
-                "id": 1,
                 "analysis": "diagnosis",
                 "state": "COMPLETED",
                 "step": "deliver",
@@ -84,6 +83,7 @@ def test_status_of_a_study_has_every_part(record):
                 "summary": {"headline": "NV 0.91", "reason": ""},
                 "objects": [
                     {
+                        "id": 1,
                         "role": "sr",
                         "sop_class_uid": made.sop_class_uid,
                         "sop_instance_uid": made.sop_instance_uid,
