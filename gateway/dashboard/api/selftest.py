@@ -6,6 +6,7 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import JSONResponse
 
 from gateway.dashboard.access import OPERATOR, VIEWER, CheckedCall, require
+from gateway.dashboard.pages.study import RowId
 from gateway.dashboard.site import Use
 from gateway.errors import SelfTestFailed
 from gateway.observation.selftest import Report, listener_of, report_on, send_study
@@ -35,7 +36,7 @@ def begin(use: Use) -> JSONResponse:
 
 
 @router.get("/{study}", dependencies=[require(VIEWER)])
-def progress(use: Use, study: int) -> JSONResponse:
+def progress(use: Use, study: RowId) -> JSONResponse:
     """Say how far the self-test of this number has come, with the seconds of each stage."""
     found = use.status.numbered(study)
     if found is None:

@@ -47,7 +47,7 @@ def test_drawn_calls_make_no_server_fault(app, client, kept):
     kept.completed()
     token = token_in(client.get("/studies").text)
     described = app.openapi()
-    # Documents have tests of their own; a self-test sends a study to a listener, and none runs here.
+    # Documents have tests of their own; a self-test needs a listener, and none runs here.
     left_out = ("/documents", "/self-test")
     drawn = [each for each in operations(app) if not each.path.endswith(left_out)]
     assert drawn
