@@ -43,6 +43,9 @@ def _stop_event(event: threading.Event | None = None) -> threading.Event:
     return stop
 
 
+_SWITCH_S = 0.0002
+
+
 def _listen() -> None:
     from gateway.delivery.reporter import commitment_service
     from gateway.listener.server import Listener
@@ -52,6 +55,9 @@ def _listen() -> None:
     engine = open_engine(store.record_url)
     intake = Intake(engine, CompletenessSettings())
     spool = open_spool(store, listener)
+    # A thread that comes back from the disk or the digest waits this long for the interpreter;
+    # at the 5 ms of Python, four associations were slower together than one.
+    sys.setswitchinterval(_SWITCH_S)
     service = Listener(
         listener,
         intake,
