@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, or_, select
+from sqlalchemy import Connection, Engine, func, select
 
 from gateway.store import audit
 from gateway.store.engine import Clock, reading, utc_now, writing
+from gateway.store.following import still_missing, unread
 from gateway.store.tables import (
     Delivery,
     Event,
@@ -30,8 +31,6 @@ from gateway.store.tables import (
 
 BATCH = 400
 """Lines of the timeline that are summed up in one transaction."""
-_GAP_S = 900.0
-"""How long a missing id of the timeline is looked for: its transaction may still be open."""
 _MAX_GAPS = 5000
 _OURSELVES = "lentigo"
 
@@ -75,7 +74,8 @@ def summarise(engine: Engine, clock: Clock = utc_now) -> int:
     if not lines:
         return 0
     newest = max(position, lines[-1].id)
-    still = _gaps(position, newest, {line.id for line in lines}, gaps, now)
+    found = {line.id for line in lines}
+    still = still_missing(position, newest, found, gaps, now, at_most=_MAX_GAPS)
     with writing(engine) as connection:
         if audit.lock_state(connection).event_id != position:
             return 0  # another sweeper was faster
@@ -86,29 +86,13 @@ def summarise(engine: Engine, clock: Clock = utc_now) -> int:
 
 
 def _lines(connection: Connection, position: int, gaps: Mapping[str, Any]) -> list[Line]:
-    missed = [int(each) for each in gaps]
     rows = connection.execute(
         select(Event.id, Event.at, Event.action, Event.study_id, Event.work_item_id, Event.detail)
-        .where(or_(Event.id > position, Event.id.in_(missed)) if missed else Event.id > position)
+        .where(unread(Event.id, position, gaps))
         .order_by(Event.id)
         .limit(BATCH)
     )
     return [Line(**row._mapping) for row in rows]
-
-
-def _gaps(
-    position: int, newest: int, found: set[int], before: Mapping[str, Any], now: dt.datetime
-) -> dict[str, Any]:
-    """Return the ids that are still missing, with when they were first missed (Unix seconds)."""
-    moment = now.timestamp()
-    still = {
-        key: since
-        for key, since in before.items()
-        if int(key) not in found and 0 <= moment - since < _GAP_S
-    }
-    fresh = [each for each in range(position + 1, newest) if each not in found]
-    still |= {str(each): moment for each in fresh[-_MAX_GAPS:]}
-    return still
 
 
 # -- lines to entries -------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from fastapi import Path as InPath
 from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
 from sqlalchemy import Engine
@@ -77,6 +78,8 @@ def services(request: Request) -> Services:
 
 
 Use = Annotated[Services, Depends(services)]
+RowId = Annotated[int, InPath(ge=1, le=2**31 - 1)]
+"""A number of a row in an address: what an integer of the database holds."""
 
 
 def _administers(request: Request) -> bool:

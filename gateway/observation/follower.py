@@ -10,16 +10,15 @@ import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, or_, select, update
+from sqlalchemy import Connection, Engine, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.store.engine import Clock, reading, utc_now, writing
+from gateway.store.following import still_missing, unread
 from gateway.store.tables import FollowedTable
 
 BATCH = 200
 """Rows of one transaction: SQLite has one writer, and a C-STORE must not wait for long."""
-_GAP_S = 900.0
-"""How long a missing id is looked for: its transaction may still be open."""
 _MAX_GAPS = 2000
 
 Observe = Callable[[Connection, Sequence[Any], dt.datetime], None]
@@ -72,7 +71,8 @@ class Follower:
             if rows:
                 self._observe(connection, rows, now)
                 newest = max(position, rows[-1][0])
-                still = _gaps(position, newest, {row[0] for row in rows}, gaps, now)
+                found = {row[0] for row in rows}
+                still = still_missing(position, newest, found, gaps, now, at_most=_MAX_GAPS)
                 connection.execute(
                     update(FollowedTable)
                     .where(FollowedTable.name == self._name)
@@ -110,23 +110,5 @@ class Follower:
         return row.position, row.gaps
 
     def _fetch(self, connection: Connection, position: int, gaps: Mapping[str, Any]) -> list[Any]:
-        missed = [int(each) for each in gaps]
-        after = self._id > position
-        wanted = or_(after, self._id.in_(missed)) if missed else after
-        query = self._rows.where(wanted).order_by(self._id).limit(BATCH)
+        query = self._rows.where(unread(self._id, position, gaps)).order_by(self._id).limit(BATCH)
         return list(connection.execute(query).all())
-
-
-def _gaps(
-    position: int, newest: int, found: set[int], before: Mapping[str, Any], now: dt.datetime
-) -> dict[str, Any]:
-    """Return the ids that are still missing, with when they were first missed (Unix seconds)."""
-    moment = now.timestamp()
-    still = {
-        key: since
-        for key, since in before.items()
-        if int(key) not in found and 0 <= moment - since < _GAP_S
-    }
-    fresh = [each for each in range(position + 1, newest) if each not in found]
-    still |= {str(each): moment for each in fresh[-_MAX_GAPS:]}
-    return still

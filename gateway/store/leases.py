@@ -28,6 +28,17 @@ MAX_CRASHES = 5
 _CANDIDATES = 8  # others may take the first ones while we look
 _TURN_S = 2.0  # until a work item that found no free place is announced again
 NO_LEASE: dict[str, Any] = {"lease_token": None, "lease_expires_at": None}
+AS_NEW: dict[str, Any] = {
+    **NO_LEASE,
+    "state": states.UPS_SCHEDULED,
+    "reason": "",
+    "failure_kind": "",
+    "attempts": 0,
+    "crashes": 0,
+    "finished_at": None,
+    "hinted_at": None,
+}
+"""Values of a work item that is tried again as if it never had been."""
 """Columns of a work item that nobody holds."""
 
 

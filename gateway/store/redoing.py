@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, select, update
 
 from gateway.store import states
-from gateway.store.leases import NO_LEASE
+from gateway.store.leases import AS_NEW
 from gateway.store.resend import reopen
 from gateway.store.tables import Delivery, Generation, ResultObject, WorkItem
 
@@ -82,18 +82,7 @@ def _retry_item(connection: Connection, row: Any, now: dt.datetime, actor: str) 
     connection.execute(
         update(WorkItem)
         .where(WorkItem.id == row.id)
-        .values(
-            state=states.UPS_SCHEDULED,
-            reason="",
-            failure_kind="",
-            attempts=0,
-            crashes=0,
-            started_at=None,
-            finished_at=None,
-            next_attempt_at=now,
-            hinted_at=None,
-            **NO_LEASE,
-        )
+        .values(started_at=None, next_attempt_at=now, **AS_NEW)
     )
     return True
 

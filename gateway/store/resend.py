@@ -12,6 +12,7 @@ from gateway.delivery.routes import Route
 from gateway.errors import ResendRefused
 from gateway.store import states
 from gateway.store.engine import Clock, utc_now, writing
+from gateway.store.leases import AS_NEW
 from gateway.store.tables import (
     CommitmentObject,
     Delivery,
@@ -38,19 +39,7 @@ def reopen(
     study_id = connection.execute(
         update(WorkItem)
         .where(WorkItem.id == work_item_id)
-        .values(
-            state=states.UPS_SCHEDULED,
-            step=states.DELIVER,
-            reason="",
-            failure_kind="",
-            attempts=0,
-            crashes=0,
-            next_attempt_at=now,
-            hinted_at=None,
-            finished_at=None,
-            lease_token=None,
-            lease_expires_at=None,
-        )
+        .values(step=states.DELIVER, next_attempt_at=now, **AS_NEW)
         .returning(WorkItem.study_id)
     ).scalar_one()
     connection.execute(

@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.dashboard.access import CheckedCall, Permission, actor_of, require
 from gateway.dashboard.auth import session_of
-from gateway.dashboard.pages.accounts import RowId as Number
 from gateway.dashboard.pages.accounts import desk_of, visible_owner
-from gateway.dashboard.site import Use
+from gateway.dashboard.site import RowId, Use
 from gateway.errors import AccountRefused
 from gateway.store.tokens import MAX_DAYS, Tokens
 
@@ -75,7 +74,7 @@ def create_account(request: Request, use: Use, wanted: NewAccount) -> dict[str, 
 
 
 @router.post("/{number}/role", dependencies=[CheckedCall])
-def set_role(request: Request, use: Use, number: Number, wanted: RoleChange) -> dict[str, str]:
+def set_role(request: Request, use: Use, number: RowId, wanted: RoleChange) -> dict[str, str]:
     """Give an account another role."""
     try:
         desk_of(use).set_role(number, wanted.role, actor=actor_of(request))
@@ -85,13 +84,13 @@ def set_role(request: Request, use: Use, number: Number, wanted: RoleChange) -> 
 
 
 @router.post("/{number}/disable", dependencies=[CheckedCall])
-def disable(request: Request, use: Use, number: Number) -> dict[str, str]:
+def disable(request: Request, use: Use, number: RowId) -> dict[str, str]:
     """Let nobody in with an account; its logins and tokens end."""
     return _set_disabled(request, use, number, is_disabled=True)
 
 
 @router.post("/{number}/enable", dependencies=[CheckedCall])
-def enable(request: Request, use: Use, number: Number) -> dict[str, str]:
+def enable(request: Request, use: Use, number: RowId) -> dict[str, str]:
     """Let an account in again; its tokens stay revoked."""
     return _set_disabled(request, use, number, is_disabled=False)
 
@@ -105,7 +104,7 @@ def _set_disabled(request: Request, use: Use, number: int, *, is_disabled: bool)
 
 
 @router.post("/{number}/reset", dependencies=[CheckedCall])
-def reset_password(request: Request, use: Use, number: Number) -> dict[str, str]:
+def reset_password(request: Request, use: Use, number: RowId) -> dict[str, str]:
     """Give an account a new one-time password, which the answer holds once."""
     try:
         password = desk_of(use).reset_password(number, actor=actor_of(request))
@@ -140,7 +139,7 @@ def issue_token(request: Request, use: Use, wanted: NewToken) -> dict[str, str]:
 
 
 @own.post("/{number}/revoke", dependencies=[CheckedCall])
-def revoke_token(request: Request, use: Use, number: Number) -> dict[str, str]:
+def revoke_token(request: Request, use: Use, number: RowId) -> dict[str, str]:
     """End a token at once."""
     try:
         Tokens(use.engine).revoke(number, actor=actor_of(request), owner=visible_owner(request))

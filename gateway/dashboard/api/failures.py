@@ -8,8 +8,8 @@ from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.dashboard.access import OPERATOR, VIEWER, CheckedCall, actor_of, require
-from gateway.dashboard.pages.failures import CauseName, InstanceId
-from gateway.dashboard.site import Use
+from gateway.dashboard.pages.failures import CauseName
+from gateway.dashboard.site import RowId, Use
 from gateway.store.failures import MAX_NOTE_CHARACTERS, Cause, FailureDesk, Quarantined
 from gateway.store.orders import Order, OrderResult
 
@@ -98,7 +98,7 @@ def list_quarantined(use: Use) -> list[Quarantined]:
 
 
 @router.post("/quarantine/{instance_id}/release", dependencies=[require(OPERATOR), CheckedCall])
-def release(request: Request, use: Use, instance_id: InstanceId, body: ReleaseBody) -> Released:
+def release(request: Request, use: Use, instance_id: RowId, body: ReleaseBody) -> Released:
     """Analyse the study with this instance in the place of its namesake."""
     reason = body.reason.replace("\0", "")
     study = use.quarantine.release(instance_id, actor=actor_of(request), reason=reason)

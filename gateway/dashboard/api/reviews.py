@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.encoders import jsonable_encoder
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.dashboard.access import CheckedCall, Permission, actor_of, require
 from gateway.dashboard.auth import session_of
 from gateway.dashboard.pages.reviews import exported, reveals_of
-from gateway.dashboard.site import Use
+from gateway.dashboard.site import RowId, Use
 from gateway.errors import ReviewRefused
 from gateway.store.reviews import (
     MAX_COMMENT_CHARACTERS,
@@ -26,7 +26,6 @@ from gateway.store.reviews import (
 
 router = APIRouter(prefix="/api", tags=["reviews"], dependencies=[require(Permission.VIEW)])
 
-RowId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 Verdict = Literal["agree", "disagree", "correct"]
 Label = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_CHARACTERS)]
 

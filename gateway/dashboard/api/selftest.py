@@ -6,8 +6,7 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import JSONResponse
 
 from gateway.dashboard.access import OPERATOR, VIEWER, CheckedCall, require
-from gateway.dashboard.pages.study import RowId
-from gateway.dashboard.site import Use
+from gateway.dashboard.site import RowId, Use
 from gateway.errors import SelfTestFailed
 from gateway.observation.selftest import Report, listener_of, report_on, send_study
 

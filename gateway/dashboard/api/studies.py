@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.dashboard.access import OPERATOR, VIEWER, CheckedCall, actor_of, require
 from gateway.dashboard.pages.studies import PAGE_SIZE, BeforeId, UidPart, study_filter
-from gateway.dashboard.pages.study import RowId, report_of, study_of
-from gateway.dashboard.site import Use
+from gateway.dashboard.pages.study import report_of, study_of
+from gateway.dashboard.site import RowId, Use
 from gateway.store.control import MAX_REASON_CHARACTERS
 from gateway.store.orders import Match, Order, OrderResult
 from gateway.store.study_filter import MAX_TEXT_CHARACTERS, StudyFilter, filter_of

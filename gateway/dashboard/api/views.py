@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, HTTPException, Path, Request
+from fastapi import APIRouter, HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.dashboard.access import OWN, CheckedCall, actor_of, require
 from gateway.dashboard.api.studies import Matching
-from gateway.dashboard.site import Use
+from gateway.dashboard.site import RowId, Use
 from gateway.store.views import MAX_NAME_CHARACTERS, SavedViews, View
 
 router = APIRouter(prefix="/api/views", tags=["views"], dependencies=[require(OWN)])
@@ -44,9 +42,7 @@ def save_view(request: Request, use: Use, body: ViewBody) -> Kept:
 
 
 @router.delete("/{view_id}", status_code=204, dependencies=[CheckedCall])
-def forget_view(
-    request: Request, use: Use, view_id: Annotated[int, Path(ge=1, le=2**31 - 1)]
-) -> None:
+def forget_view(request: Request, use: Use, view_id: RowId) -> None:
     """Delete a view."""
     if not SavedViews(use.engine).forget(actor_of(request), view_id):
         raise HTTPException(404, "There is no such view.")

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from gateway.dashboard.access import Form, Permission, actor_of, may, require
 from gateway.dashboard.auth import session_of
-from gateway.dashboard.site import Services, Use, page
+from gateway.dashboard.site import RowId, Services, Use, page
 from gateway.errors import AccountRefused
 from gateway.roles import ROLES, SUMMARIES, is_within
 from gateway.store.account_desk import AccountDesk
 from gateway.store.tokens import MAX_DAYS, Tokens
-
-RowId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 router = APIRouter(include_in_schema=False, dependencies=[require(Permission.ADMINISTER)])
 own = APIRouter(include_in_schema=False, dependencies=[require(Permission.OWN)])

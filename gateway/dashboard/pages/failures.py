@@ -9,7 +9,7 @@ from fastapi import APIRouter, HTTPException, Path, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from gateway.dashboard.access import OPERATOR, VIEWER, Form, actor_of, require
-from gateway.dashboard.site import Use, page
+from gateway.dashboard.site import RowId, Use, page
 from gateway.errors import OrderRefused
 from gateway.store.failures import FailureDesk
 from gateway.store.orders import Order
@@ -17,7 +17,6 @@ from gateway.store.orders import Order
 router = APIRouter(include_in_schema=False, dependencies=[require(VIEWER)])
 
 CauseName = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
-InstanceId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 SNOOZES = {"1": "1 hour", "8": "8 hours", "24": "1 day", "168": "1 week"}
 
 
@@ -84,7 +83,7 @@ def replay(request: Request, use: Use, cause: CauseName, form: Form) -> Response
 
 
 @router.get("/quarantine/{instance_id}/release")
-def confirm_release(request: Request, use: Use, instance_id: InstanceId) -> HTMLResponse:
+def confirm_release(request: Request, use: Use, instance_id: RowId) -> HTMLResponse:
     """Ask for the reason."""
     found = next((q for q in FailureDesk(use.engine).quarantined() if q.id == instance_id), None)
     if found is None:
@@ -93,7 +92,7 @@ def confirm_release(request: Request, use: Use, instance_id: InstanceId) -> HTML
 
 
 @router.post("/quarantine/{instance_id}/release", dependencies=[require(OPERATOR)])
-def release(request: Request, use: Use, instance_id: InstanceId, form: Form) -> Response:
+def release(request: Request, use: Use, instance_id: RowId, form: Form) -> Response:
     """Let an instance out of quarantine."""
     try:
         study_id = use.quarantine.release(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse, StreamingResponse
 from sqlalchemy import select
 
@@ -15,7 +15,7 @@ from gateway.dashboard.auth import session_of
 from gateway.dashboard.identity.settings import AccountSettings
 from gateway.dashboard.model_desk import manifest_of
 from gateway.dashboard.model_settings import ModelSettings
-from gateway.dashboard.site import Services, Use, page
+from gateway.dashboard.site import RowId, Services, Use, page
 from gateway.errors import ReviewRefused
 from gateway.store.engine import reading
 from gateway.store.reveals import Reveals
@@ -25,7 +25,6 @@ from gateway.store.tables import ResultObject, WorkItem
 PAGE_SIZE = 50
 EXPORTS = {"csv": "text/csv", "json": "application/json"}
 
-RowId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 router = APIRouter(include_in_schema=False, dependencies=[require(Permission.VIEW)])
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, HTTPException, Path, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 
 from gateway.dashboard.access import VIEWER, require
 from gateway.dashboard.preview import PICTURE_ROLES, PreviewError, preview_png
 from gateway.dashboard.report_tree import REPORT_ROLE, Node, report_tree
-from gateway.dashboard.site import Services, Use, page
+from gateway.dashboard.site import RowId, Services, Use, page
 from gateway.store.history import MAX_EVENTS
 from gateway.store.status import StudyStatus
 from gateway.wording import delivery_answer
@@ -24,8 +22,6 @@ _NO_PICTURE = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 12"><path d="M1 1h14v10H1zl14 10" '
     'fill="none" stroke="#7a8886" stroke-width=".6"/></svg>'
 )
-
-RowId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 
 def study_of(use: Services, named: str) -> StudyStatus:
