@@ -89,7 +89,8 @@ $(VENV)/.runtime: constraints.txt pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-warn-conflicts \
+		-c constraints.txt -e '.[dev]'
 	@touch $@
 
 clean:

@@ -10,8 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
 
-from tests.deployment.images import ROOT
+from tests.deployment.images import ROOT, closure, locked
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,13 @@ def sbom() -> ModuleType:
     sys.modules["sbom"] = module
     spec.loader.exec_module(module)
     return module
+
+
+def test_what_is_locked_is_what_an_installation_of_everything_needs() -> None:
+    # What was once installed by hand stays in a developer's environment and is missing in a new
+    # one: the names come from what the packages say, not from what is there.
+    apart = {"lentigo", "setuptools"}  # the latter comes with the environment or the build
+    assert set(locked()) == closure([Requirement("lentigo[dev]")]) - apart
 
 
 def test_every_locked_package_has_a_licence_that_is_known(sbom: ModuleType) -> None:

@@ -89,12 +89,11 @@ class Door:
         )
 
     def settle(self, before: Weight) -> Weight:
-        """Wait until threads and descriptors are back to what they were; return the weight."""
+        """Wait until the threads are back to what they were; return the weight."""
         deadline = time.monotonic() + _SETTLE_S
         while True:
             now = self.weigh()
-            is_back = now.threads <= before.threads and now.descriptors <= before.descriptors
-            if is_back or time.monotonic() > deadline:
+            if now.threads <= before.threads or time.monotonic() > deadline:
                 return now
             time.sleep(0.1)
 

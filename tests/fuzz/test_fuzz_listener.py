@@ -57,7 +57,7 @@ def assert_serves(door: Door, folder: Path) -> None:
 def test_nothing_sent_breaks_a_promise_or_leaves_anything_behind(
     door: Door, tmp_path: Path
 ) -> None:
-    run_campaign(door, seed=100, conversations=8)  # its pools are filled before it is weighed
+    run_campaign(door, seed=100, conversations=20)  # its pools are filled before it is weighed
     before = door.settle(door.weigh())
 
     tally = run_campaign(door, seed=1, conversations=CONVERSATIONS)
@@ -68,7 +68,8 @@ def test_nothing_sent_breaks_a_promise_or_leaves_anything_behind(
     assert door.violations(tally.acknowledged) == []
     after = door.settle(before)
     assert after.threads <= before.threads
-    assert after.descriptors <= before.descriptors + 4  # connections of the record's pool
+    # Four peers at once may need a connection of the record (2 descriptors) and a journal more.
+    assert after.descriptors <= before.descriptors + 12
     assert after.resident_bytes <= before.resident_bytes + 64 * 1024 * 1024
     assert_serves(door, tmp_path)
 
