@@ -96,7 +96,12 @@ def route(services: Services, generation_id: int) -> None:
             delay_s = backoff_s(2, base_s=_ROUTING_BASE_S, max_s=services.settings.max_backoff_s)
             _persist(
                 services,
-                lambda: services.ledger.postpone_routing(generation_id, failure.reason, delay_s),
+                lambda: services.ledger.postpone_routing(
+                    generation_id,
+                    failure.reason,
+                    delay_s,
+                    is_defect=failure.kind is FailureKind.DEFECT,
+                ),
             )
 
 
@@ -110,7 +115,9 @@ def _route(services: Services, generation_id: int) -> None:
             Study(generation, services.source, services.documents),
             services.registry,
             generation,
-            max_defects=services.settings.max_defects,
+            may_fail=lambda: (
+                services.ledger.routing_defects(generation_id) + 1 < services.settings.max_defects
+            ),
         )
     ]
     scheduled = [
@@ -338,7 +345,9 @@ def _deliver(services: Services, claim: Claim) -> None:
 
 def _end_failed(services: Services, claim: Claim, failure: Failure) -> None:
     settings = services.settings
-    is_last_defect = failure.kind is FailureKind.DEFECT and claim.attempt >= settings.max_defects
+    is_defect = failure.kind is FailureKind.DEFECT
+    # Attempts that an outage has cost do not count.
+    is_last_defect = is_defect and services.ledger.defects(claim) + 1 >= settings.max_defects
     if failure.kind is FailureKind.REJECTED or is_last_defect:
         services.ledger.fail(claim, kind=failure.kind.value, reason=failure.reason)
         return
@@ -347,6 +356,7 @@ def _end_failed(services: Services, claim: Claim, failure: Failure) -> None:
         claim,
         reason=failure.reason,
         delay_s=backoff_s(claim.attempt, base_s=_CONFIRM_BASE_S, max_s=max_s),
+        is_defect=is_defect,
     )
 
 

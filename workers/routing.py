@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.delivery.routes import Route
@@ -54,14 +54,18 @@ def decide(study: Study, analysis: Analysis, plan: Plan) -> Decision:
 
 
 def decide_all(
-    study: Study, analyses: Iterable[Analysis], generation: GenerationRow, *, max_defects: int
+    study: Study,
+    analyses: Iterable[Analysis],
+    generation: GenerationRow,
+    *,
+    may_fail: Callable[[], bool],
 ) -> tuple[Decision, ...]:
     """Ask every analysis; one that cannot say is left out, and holds up no other for ever.
 
     Parameters
     ----------
-    max_defects
-        Attempts at routing after which an unexpected failure counts as an answer.
+    may_fail
+        Whether an unexpected failure is worth another attempt; else it counts as an answer.
 
     Raises
     ------
@@ -76,10 +80,9 @@ def decide_all(
             decisions.append(decide(study, analysis, generation.plan))
         except Exception as exc:  # one analysis must not keep a study from the others
             failure = classify(exc)
-            is_first = generation.attempts + 1 < max_defects
             if failure.kind is FailureKind.TRANSIENT:
                 raise
-            if failure.kind is FailureKind.DEFECT and is_first:
+            if failure.kind is FailureKind.DEFECT and may_fail():
                 raise
             unknown = Decision(
                 analysis=analysis.name, applies=False, priority=0, reason="it may apply"

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, func, select, update
 
 from gateway.errors import LeaseLost
 from gateway.store import states
+from gateway.store.defects import DEFECT, defects_of_step
 from gateway.store.engine import reading, writing
 from gateway.store.hints import HintBoard, in_order_of_claims, is_due
 from gateway.store.routing import load_generation
@@ -294,20 +295,34 @@ class LeaseDesk(HintBoard):
         if twin is not None:
             raise LeaseLost(f"work item {claim.work_item_id} was canceled")
 
-    def retry_later(
-        self, claim: Claim, *, reason: str, delay_s: float, is_expected: bool = False
-    ) -> None:
-        """Give the work item back after a passing failure; it is due again after ``delay_s``.
+    def defects(self, claim: Claim) -> int:
+        """Return how often the claimed step has failed by a defect until now."""
+        study_id = claim.generation.study_id
+        with reading(self._engine) as connection:
+            return defects_of_step(connection, study_id, claim.work_item_id, claim.step)
 
-        ``is_expected``: nothing failed; somebody else has to answer first.
+    def retry_later(
+        self,
+        claim: Claim,
+        *,
+        reason: str,
+        delay_s: float,
+        is_expected: bool = False,
+        is_defect: bool = False,
+    ) -> None:
+        """Give the work item back after a failure; it is due again after ``delay_s``.
+
+        ``is_expected``: nothing failed; somebody else has to answer first. ``is_defect``: it
+        counts towards the attempts that a defect has.
         """
+        kind = DEFECT if is_defect else "TRANSIENT"
         now = self._clock()
         with writing(self._engine) as connection:
             self._fenced(
                 connection,
                 claim,
                 reason=reason,
-                failure_kind="" if is_expected else "TRANSIENT",
+                failure_kind="" if is_expected else kind,
                 next_attempt_at=now + dt.timedelta(seconds=delay_s),
                 hinted_at=None,
                 **NO_LEASE,
@@ -323,6 +338,7 @@ class LeaseDesk(HintBoard):
                 reason=reason,
                 attempt=claim.attempt,
                 retry_in_s=round(delay_s, 1),
+                **({} if is_expected else {"kind": kind}),
             )
             states.refresh_study(connection, claim.generation.study_id, now)
 

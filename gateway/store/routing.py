@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 from gateway.faults import failpoint
 from gateway.rules.plan import HANDICAP_S, Plan, urgency_of
 from gateway.store import states
+from gateway.store.defects import DEFECT, defects_of_routing
 from gateway.store.engine import Clock, reading, utc_now, writing
 from gateway.store.lesions import lesion_columns, with_earlier
 from gateway.store.retention import PURGED_INPUT, purged_instances
@@ -205,8 +206,15 @@ class RoutingLedger:
         )
         return int(work_item_id)
 
-    def postpone_routing(self, generation_id: int, reason: str, delay_s: float) -> None:
-        """Try a generation again later, e.g. because the model server did not answer."""
+    def routing_defects(self, generation_id: int) -> int:
+        """Return how often the routing of a generation has failed by a defect until now."""
+        with reading(self._engine) as connection:
+            return defects_of_routing(connection, generation_id)
+
+    def postpone_routing(
+        self, generation_id: int, reason: str, delay_s: float, *, is_defect: bool = False
+    ) -> None:
+        """Try a generation again later, e.g. because the spool could not be read."""
         now = self._clock()
         with writing(self._engine) as connection:
             self._lock_study_of(connection, generation_id)
@@ -232,6 +240,7 @@ class RoutingLedger:
                 generation=postponed.number,
                 attempt=postponed.attempts,
                 retry_in_s=round(delay_s, 1),
+                kind=DEFECT if is_defect else "TRANSIENT",
             )
             states.refresh_study(connection, postponed.study_id, now)
 
