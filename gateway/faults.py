@@ -82,6 +82,11 @@ FAILPOINTS: Mapping[str, str] = {
     "delivery.marked": "one object's state is committed",
     "delivery.completing": "everything is confirmed, the work item is not ended",
     "delivery.completed": "the work item is ended",
+    # Storage commitment that senders ask of us.
+    "commitment.registered": "a sender's request is committed, not answered",
+    "commitment.claimed": "a report is this process's, nothing is checked",
+    "commitment.checked": "the instances are compared, the sender is not told",
+    "commitment.told": "the sender took the report, the record does not know it",
     # A purge.
     "retention.marked": "rows are marked as purged, their files lie there",
     "retention.moved": "files are moved away, their rows are not committed",

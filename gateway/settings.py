@@ -246,6 +246,8 @@ class CommitmentSettings(BaseSettings):
     """Longest pause between two attempts at a report."""
     give_up_after_h: float = Field(default=168.0, gt=0)
     """Hours after which a report that nobody takes is given up, with an alarm."""
+    lease_s: float = Field(default=30.0, gt=0)
+    """How long a report is held without a heartbeat; a dead process delays it by that."""
 
 
 class PriorSettings(SecretSettings):

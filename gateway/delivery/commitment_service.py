@@ -18,6 +18,7 @@ from gateway.delivery.commitment import (
 from gateway.delivery.holdings import Holdings
 from gateway.delivery.reports import ReportBook, take_report
 from gateway.errors import MalformedReport, RecordUnavailable
+from gateway.faults import failpoint
 from gateway.listener.ports import AssociationInfo
 from gateway.listener.services import FollowUp, ServiceAnswer, ServiceContext, ServiceRequest
 from gateway.store.received_commitments import ReceivedCommitments
@@ -116,6 +117,7 @@ class StorageCommitmentService:
             return ServiceAnswer(
                 status=_PROCESSING_FAILURE, comment="the Transaction UID is in use"
             )
+        failpoint("commitment.registered")
         if is_callable:
             return ServiceAnswer(status=_SUCCESS)
         failed = self._holdings.failures(instances)

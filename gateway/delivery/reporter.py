@@ -1,6 +1,8 @@
 """Reports to senders on storage commitment, on associations of our own (PS3.4 J.3.3).
 
 What is due stands in the record, so a restart loses nothing, and two processes may do this at once.
+A process that dies over a report delays it by the lease; one that is overtaken makes the report a
+second time, which tells the sender nothing new.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from gateway.delivery.commitment_service import StorageCommitmentService
 from gateway.delivery.holdings import Holdings
 from gateway.delivery.routes import Destination
 from gateway.delivery.scu import Proposal, associate
-from gateway.errors import AssociationRefused, RecordUnavailable
+from gateway.errors import AssociationRefused, LeaseLost, RecordUnavailable
+from gateway.faults import failpoint
 from gateway.settings import CommitmentSettings, StoreSettings, TlsSettings
 from gateway.store.commitment import CommitmentBook
 from gateway.store.engine import Clock, utc_now
@@ -32,7 +35,7 @@ from gateway.store.received_commitments import DueReport, ReceivedCommitments
 log = logging.getLogger(__name__)
 
 _POLL_S = 1.0
-_LEASE_S = 600.0  # a check reads every byte that it commits to
+_PAUSE_S = 5.0
 
 
 def parse_peers(text: str) -> dict[str, Destination]:
@@ -66,7 +69,10 @@ class CommitmentReporter:
         self._clock = clock
 
     def run(self, stop: threading.Event) -> None:
-        """Report until ``stop`` is set; an outage of the record is waited out."""
+        """Report until ``stop`` is set; an outage of the record is waited out.
+
+        A report that ends by a defect of ours is tried again when its lease has run out.
+        """
         outage = ""
         while not stop.is_set():
             try:
@@ -77,6 +83,13 @@ class CommitmentReporter:
                 if outage != str(exc):
                     log.warning("waiting: %s", exc, extra={"action": "commitment.waiting"})
                 outage = str(exc)
+            except Exception as exc:  # the edge of a thread; its text may quote values
+                log.error(
+                    "a report ended by a defect (%s)",
+                    type(exc).__name__,
+                    extra={"action": "commitment.failed"},
+                )
+                stop.wait(_PAUSE_S)
             stop.wait(_POLL_S)
 
     def report_next(self) -> bool:
@@ -87,10 +100,12 @@ class CommitmentReporter:
         RecordUnavailable
             The report is made later, by whoever finds it due.
         """
-        due = self._record.claim_due(_LEASE_S)
+        due = self._record.claim_due(self._settings.lease_s)
         if due is None:
             return False
-        problem = self._report(due)
+        failpoint("commitment.claimed")
+        with _held(self._record, due, self._settings.lease_s):
+            problem = self._report(due)
         if not problem:
             self._record.reported(due.id)
             return True
@@ -117,7 +132,11 @@ class CommitmentReporter:
             )
         failed = self._holdings.failures(due.instances)
         self._record.checked(due.id, len(failed))
-        return self._send(peer, due, due.instances, failed)
+        failpoint("commitment.checked")
+        problem = self._send(peer, due, due.instances, failed)
+        if not problem:
+            failpoint("commitment.told")
+        return problem
 
     def _send(
         self,
@@ -151,6 +170,32 @@ class CommitmentReporter:
             return "no answer to the report: aborted or timed out"
         value = int(status.Status)
         return "" if value == 0x0000 else f"the sender refuses the report (status {value:04X})"
+
+
+@contextmanager
+def _held(record: ReceivedCommitments, due: DueReport, lease_s: float) -> Iterator[None]:
+    """Hold a report for as long as it takes: a check reads every byte that it commits to."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        held_until = due.held_until
+        while not stop.wait(lease_s / 3):
+            try:
+                held_until = record.extend(due.id, held_until, lease_s)
+            except LeaseLost:
+                return
+            except RecordUnavailable:
+                log.warning(
+                    "the record does not answer a heartbeat", extra={"action": "lease.waiting"}
+                )
+
+    thread = threading.Thread(target=beat, name=f"report-{due.id}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def commitment_service(engine: Engine, store: StoreSettings) -> StorageCommitmentService:

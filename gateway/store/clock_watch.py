@@ -21,15 +21,33 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import InstrumentedAttribute
 
 from gateway.store import states
 from gateway.store.engine import Clock, reading, utc_now, writing
-from gateway.store.tables import ClockMark, Generation, WorkItem
+from gateway.store.tables import (
+    ClockMark,
+    CommitmentRequest,
+    DestinationHealth,
+    Generation,
+    Notice,
+    ReceivedCommitment,
+    WorkItem,
+)
 
 TOLERANCE_S = 30.0
 """Jumps up to this are waited out."""
 _MARK_EVERY_S = 5.0
 _MARK_ID = 1
+
+
+_AWAITED: tuple[tuple[InstrumentedAttribute[Any], InstrumentedAttribute[Any]], ...] = (
+    (ReceivedCommitment.id, ReceivedCommitment.next_attempt_at),
+    (CommitmentRequest.id, CommitmentRequest.expires_at),
+    (DestinationHealth.destination, DestinationHealth.next_probe_at),
+    (Notice.id, Notice.next_attempt_at),
+)
+"""What else waits for a moment: key and moment. Forwards it is due early, which harms nothing."""
 
 
 class ClockWatch:
@@ -194,6 +212,12 @@ def _mend_backwards(
             values["closes_at"] = moved(row.closes_at)
             values["last_instance_at"] = min(row.last_instance_at, now)
         changed += _set_generation(connection, row.id, **values)
+    for key, awaited in _AWAITED:
+        for name, moment in connection.execute(select(key, awaited).where(awaited > now)).all():
+            connection.execute(
+                update(awaited.class_).where(key == name).values({awaited: moved(moment)})
+            )
+            changed += 1
     return changed
 
 

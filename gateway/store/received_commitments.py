@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from gateway.errors import LeaseLost
 from gateway.store import states
 from gateway.store.engine import Clock, reading, utc_now, writing
 from gateway.store.tables import Instance, ReceivedCommitment
@@ -34,9 +35,11 @@ class HeldFile:
 
 @dataclass(frozen=True, kw_only=True)
 class DueReport:
-    """A report that is to be made now; this process has it until ``next_attempt_at``."""
+    """A report that is to be made now; this process has it until ``held_until``."""
 
     id: int
+    held_until: dt.datetime
+    """Another process may take it from then on; the lease's token, too."""
     calling_ae_title: str
     called_ae_title: str
     transaction_uid: str
@@ -143,6 +146,7 @@ class ReceivedCommitments:
     def claim_due(self, lease_s: float) -> DueReport | None:
         """Take the next report that is due; another process may take it after ``lease_s``."""
         now = self._clock()
+        held_until = now + dt.timedelta(seconds=lease_s)
         with writing(self._engine) as connection:
             row = connection.execute(
                 select(ReceivedCommitment)
@@ -158,12 +162,11 @@ class ReceivedCommitments:
             connection.execute(
                 update(ReceivedCommitment)
                 .where(ReceivedCommitment.id == row.id)
-                .values(
-                    next_attempt_at=now + dt.timedelta(seconds=lease_s), attempts=row.attempts + 1
-                )
+                .values(next_attempt_at=held_until, attempts=row.attempts + 1)
             )
         return DueReport(
             id=row.id,
+            held_until=held_until,
             calling_ae_title=row.calling_ae_title,
             called_ae_title=row.called_ae_title,
             transaction_uid=row.transaction_uid,
@@ -171,6 +174,29 @@ class ReceivedCommitments:
             attempts=row.attempts + 1,
             received_at=row.received_at,
         )
+
+    def extend(self, request_id: int, held_until: dt.datetime, lease_s: float) -> dt.datetime:
+        """Hold a report for another ``lease_s`` seconds; return until when.
+
+        Raises
+        ------
+        LeaseLost
+            Another process has it, or it is made.
+        """
+        extended = self._clock() + dt.timedelta(seconds=lease_s)
+        with writing(self._engine) as connection:
+            changed = connection.execute(
+                update(ReceivedCommitment)
+                .where(
+                    ReceivedCommitment.id == request_id,
+                    ReceivedCommitment.state == WAITING,
+                    ReceivedCommitment.next_attempt_at == held_until,
+                )
+                .values(next_attempt_at=extended)
+            ).rowcount
+        if changed != 1:
+            raise LeaseLost(f"report {request_id} is held by another process")
+        return extended
 
     def checked(self, request_id: int, failed: int) -> None:
         """Note how many instances of a request we do not commit to."""

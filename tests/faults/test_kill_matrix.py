@@ -24,6 +24,11 @@ NOT_ON_THE_WAY = {
         for name in FAILPOINTS
         if name.startswith("retention.")
     },
+    **{
+        name: "test_commitment_report_faults: only where a sender asks for storage commitment"
+        for name in FAILPOINTS
+        if name.startswith("commitment.")
+    },
     "embeddings.write": "test_disk_faults: only analyses with an encoder keep embeddings",
     "scratch.make": "test_disk_faults: only studies beyond 256 MB need temporary files",
     "spool.quarantine_note": "below: only for an instance that is refused",
