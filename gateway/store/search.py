@@ -27,9 +27,10 @@ class StudySearch:
         Parameters
         ----------
         wanted
-            A Study, Series or SOP Instance UID, the end of a Study Instance UID, the number of a
-            study in the record, an accession number or a Patient ID. The first of these readings
-            that finds something counts.
+            A Study, Series or SOP Instance UID, the number of a study in the record, an accession
+            number or a Patient ID; where it is none of them, the end of a Study Instance UID.
+            Digits may be a number here and some patient's ID: the studies of every reading are
+            found, so that nobody is led to another patient's. ``#`` in front: the number alone.
         actor
             Who asks: a search that finds studies by a patient's attributes is in the audit trail,
             without the attributes.
@@ -43,17 +44,21 @@ class StudySearch:
         if not word:
             return []
         with reading(self._engine) as connection:
-            found = _by_uid(connection, word) or _by_number(connection, word)
+            found = _by_uid(connection, word)
             if found:
                 return found
-            found = _by_identity(connection, word)
-            if not found:
-                return _by_end(connection, word)
+            numbered, of_patients = _by_number(connection, word), _by_identity(connection, word)
+            if not of_patients:
+                return numbered or _by_end(connection, word)
         with writing(self._engine) as connection:
             audit.append(
-                connection, self._clock(), actor, "study.searched_by_identity", studies=len(found)
+                connection,
+                self._clock(),
+                actor,
+                "study.searched_by_identity",
+                studies=len(of_patients),
             )
-        return found
+        return sorted({*numbered, *of_patients}, reverse=True)[:MAX_FOUND]
 
 
 def _ids(connection: Connection, *conditions: ColumnElement[bool]) -> list[int]:
@@ -71,6 +76,7 @@ def _by_uid(connection: Connection, word: str) -> list[int]:
     if not _is_like_a_uid(word) or "." not in word:
         return []
     found = _ids(connection, Study.study_instance_uid == word)
+    # The dearest last: no index leads from a series to its instances.
     parts: Sequence[ColumnElement[bool]] = (
         Study.id.in_(select(Instance.study_id).where(Instance.sop_instance_uid == word)),
         Study.id.in_(
@@ -80,6 +86,7 @@ def _by_uid(connection: Connection, word: str) -> list[int]:
                 (ResultObject.sop_instance_uid == word) | (ResultObject.series_instance_uid == word)
             )
         ),
+        Study.id.in_(select(Instance.study_id).where(Instance.series_instance_uid == word)),
     )
     for part in parts:
         found = found or _ids(connection, part)
@@ -97,11 +104,14 @@ def _by_number(connection: Connection, word: str) -> list[int]:
 
 
 def _by_identity(connection: Connection, word: str) -> list[int]:
+    # Typed at night, in whatever case; each comparison by its index.
+    spellings = sorted({word, word.upper(), word.lower()})
+    found: set[int] = set()
     for column in (Identity.accession_number, Identity.patient_id):
-        found = _ids(connection, Study.id.in_(select(Identity.study_id).where(column == word)))
-        if found:
-            return found
-    return []
+        found |= set(
+            _ids(connection, Study.id.in_(select(Identity.study_id).where(column.in_(spellings))))
+        )
+    return sorted(found, reverse=True)
 
 
 def _by_end(connection: Connection, word: str) -> list[int]:
