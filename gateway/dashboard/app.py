@@ -34,6 +34,7 @@ from gateway.dashboard.live import LiveFeed
 from gateway.dashboard.pages.orders import ORDER_WORDS, said_words
 from gateway.dashboard.pages.reviews import shown_identity
 from gateway.dashboard.plots import seconds_words
+from gateway.dashboard.shelf import LARGE_RECORD, Shelf
 from gateway.delivery.routes import Route, parse_routes
 from gateway.dicomweb import application as dicomweb
 from gateway.documents import document_desk
@@ -72,11 +73,14 @@ def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engin
     """Return the admin page as an ASGI application."""
     accounts, history = Accounts(engine), HistoryReader(engine)
     feed = LiveFeed(history)
+    status = StatusReader(engine, store.results_folder)
+    shelf = Shelf(lambda: status.newest_number() > LARGE_RECORD)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         await feed.aclose()
+        shelf.close()
 
     app = FastAPI(
         title="Lentigo",
@@ -93,9 +97,10 @@ def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engin
         store=store,
         settings=dashboard,
         accounts=accounts,
-        status=StatusReader(engine, store.results_folder),
+        status=status,
         history=history,
-        board=OverviewBoard(OverviewReader(engine)),
+        board=OverviewBoard(OverviewReader(engine), shelf),
+        shelf=shelf,
         orders=OrderDesk(engine, _routes),
         quarantine=QuarantineDesk(engine, window_s=CompletenessSettings().quiet_window_s),
         feed=feed,

@@ -1,13 +1,12 @@
-"""Figures of the overview that cost too much to be read for every look: kept for a short while."""
+"""Figures of the overview: what is now is read every time, what was is kept for a while."""
 
 from __future__ import annotations
 
 import datetime as dt
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.dashboard.shelf import Kept, Shelf
+from gateway.store.engine import utc_now
 from gateway.store.overview import (
     WINDOWS,
     FunnelStep,
@@ -25,23 +24,16 @@ class Figures:
     """What was counted over a window."""
 
     window: Window
-    at: float
-    """Monotonic seconds."""
-    read_at: dt.datetime
     funnel: tuple[FunnelStep, ...]
     histories: tuple[StageHistory, ...]
 
 
 class OverviewBoard:
-    """The overview's figures: what is now is read every time, what was is kept for a while."""
+    """The overview's figures."""
 
-    def __init__(
-        self, reader: OverviewReader, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, reader: OverviewReader, shelf: Shelf) -> None:
         self._reader = reader
-        self._monotonic = monotonic
-        self._kept: dict[str, Figures] = {}
-        self._locks = {name: threading.Lock() for name in WINDOWS}
+        self._shelf = shelf
 
     def loads(self) -> list[StageLoad]:
         """Return what is in each stage now."""
@@ -52,38 +44,27 @@ class OverviewBoard:
         midnight = dt.datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
         return self._reader.received_since(midnight)
 
-    def figures(self, name: str) -> Figures:
-        """Return the figures of a window; while one request reads them anew, others get the last.
+    def figures(self, name: str, *, must_have: bool = False) -> Kept[Figures] | None:
+        """Return the figures of a window; None while those of a large record are first counted.
 
         Parameters
         ----------
         name
             A key of ``WINDOWS``.
+        must_have
+            Wait for them.
         """
-        kept = self._kept.get(name)
-        if kept is not None and self._monotonic() - kept.at < _KEEP_S[name]:
-            return kept
-        lock = self._locks[name]
-        if not lock.acquire(blocking=kept is None):
-            assert kept is not None
-            return kept
-        try:
-            again = self._kept.get(name)
-            if again is not None and again is not kept:
-                return again  # somebody else has read them meanwhile
-            return self._read(name)
-        finally:
-            lock.release()
+        return self._shelf.look(
+            f"overview {name}",
+            lambda: self._read(WINDOWS[name]),
+            keep_s=_KEEP_S[name],
+            must_have=must_have,
+        )
 
-    def _read(self, name: str) -> Figures:
-        window = WINDOWS[name]
-        now = dt.datetime.now(dt.UTC)
-        figures = Figures(
+    def _read(self, window: Window) -> Figures:
+        since = utc_now() - dt.timedelta(seconds=window.seconds)
+        return Figures(
             window=window,
-            at=self._monotonic(),
-            read_at=now,
-            funnel=tuple(self._reader.funnel(now - dt.timedelta(seconds=window.seconds))),
+            funnel=tuple(self._reader.funnel(since)),
             histories=tuple(self._reader.histories(window)),
         )
-        self._kept[name] = figures
-        return figures

@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from gateway.dashboard.board import OverviewBoard
 from gateway.dashboard.live import LiveFeed
+from gateway.dashboard.shelf import Shelf
 from gateway.roles import Permission
 from gateway.settings import DashboardSettings, StoreSettings
 from gateway.store.accounts import Accounts
@@ -52,6 +53,7 @@ class Services:
     status: StatusReader
     history: HistoryReader
     board: OverviewBoard
+    shelf: Shelf
     orders: OrderDesk
     quarantine: QuarantineDesk
     feed: LiveFeed

@@ -147,6 +147,11 @@ class StatusReader:
         with reading(self._engine) as connection:
             return self._load(connection, _filtered(_studies(), wanted or StudyFilter()))
 
+    def newest_number(self) -> int:
+        """Return the number of the newest study: about how large the record is, in one look."""
+        with reading(self._engine) as connection:
+            return connection.execute(select(func.max(Study.id))).scalar() or 0
+
     def unsettled(self, study_instance_uid: str = "") -> tuple[int, int]:
         """Return (known, under way): how many studies there are, and how many are not final."""
         # Grouped by state, the answer comes from an index alone.

@@ -8,317 +8,149 @@ template, over HTTP on loopback.
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
-import random
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
-from sqlalchemy import Connection, Engine, insert, text
+from sqlalchemy import Engine, text
 
 from gateway.dashboard.app import create_app
 from gateway.settings import DashboardSettings, StoreSettings
 from gateway.store.accounts import Accounts
 from gateway.store.engine import migrate, open_engine, utc_now
-from gateway.store.tables import (
-    Delivery,
-    Event,
-    Generation,
-    Identity,
-    Instance,
-    Refusal,
-    ResultObject,
-    Study,
-    WorkItem,
-)
-from tests.pages import ONE_TIME, change_password, log_in
-from tests.records import DERMOSCOPIC, JPEG_BASELINE, PACS, STRUCTURED_REPORT, postgresql_database
+from tests.bench.web_record import ANALYSES, DIGEST, RARE_SENDER, VIEWS, fill
+from tests.pages import ONE_TIME, change_password, log_in, token_in
+from tests.records import postgresql_database
 from tests.servers import postgres
 from tests.web import served
 
 LIMIT_S = 0.3
-SENDERS = ("CAMERA_1", "CAMERA_2", "SCANNER", "PACS")
-ANALYSES = ("diagnosis", "tbp_screening")
-REASONS = (
-    ("REJECTED", "the frame {} cannot be decoded"),
-    ("REJECTED", "no image of the study has 256 pixels a side"),
-    ("DEFECT", "3 workers died at this step (analyse)"),
-)
-_CHUNK = 2000
-_SPAN = dt.timedelta(days=30)
-
-Rows = dict[Any, list[dict[str, Any]]]
+_TIMEOUT_S = 120.0
 
 
-def fill(engine: Engine, studies: int, *, now: dt.datetime, seed: int = 1) -> None:
-    """Write studies of 30 days as they end up: most completed, some failed, a few in flight.
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """One look at a page."""
 
-    Parameters
-    ----------
-    studies
-        How many; each has two instances, a work item, a result object and a dozen events.
-    """
-    random_ = random.Random(seed)
-    for start in range(0, studies, _CHUNK):
-        rows: Rows = {
-            table: []
-            for table in (
-                Study,
-                Identity,
-                Generation,
-                Instance,
-                WorkItem,
-                ResultObject,
-                Delivery,
-                Event,
-                Refusal,
-            )
-        }
-        for number in range(start + 1, min(start + _CHUNK, studies) + 1):
-            at = now - _SPAN * (1 - number / studies) - dt.timedelta(minutes=3)
-            _study(rows, number, at, random_, is_new=number > studies - 40)
-        with engine.begin() as connection:
-            for table, found in rows.items():
-                if found:
-                    connection.execute(insert(table), found)
-    with engine.begin() as connection:
-        _mend_sequences(connection)
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("ANALYZE"))
+    name: str
+    path: str
+    form: Mapping[str, str] = field(default_factory=dict)
+    """Sent by POST, with the session's token; GET where there is none."""
+    until: str = ""
+    """Read a stream up to this text; a whole answer where it is empty."""
 
 
-def _study(
-    rows: Rows, number: int, at: dt.datetime, random_: random.Random, *, is_new: bool
-) -> None:
-    state = _state(random_, is_new)
-    kind, reason = random_.choice(REASONS) if state == "failed" else ("", "")
-    reason = reason.format(random_.randrange(90))
-    if state == "refused":
-        reason = "no analysis applies to this study"
-    seconds = [random_.lognormvariate(mean, 0.5) for mean in (1.0, 0.3, 0.8, 0.2)]
-    moments = [at + dt.timedelta(seconds=sum(seconds[: n + 1])) for n in range(4)]
-    uid = f"2.25.{10**30 + number}"
-    rows[Study].append(
-        {
-            "id": number,
-            "study_instance_uid": uid,
-            "state": state,
-            "reason": reason,
-            "first_received_at": at,
-            "last_received_at": at,
-            "state_changed_at": moments[3] if state != "received" else at,
-        }
-    )
-    rows[Identity].append(
-        {
-            "study_id": number,
-            "patient_id": f"P{number:07d}",
-            "accession_number": f"A{number:07d}",
-        }
-    )
-    is_open = state == "received"
-    rows[Generation].append(
-        {
-            "id": number,
-            "study_id": number,
-            "number": 1,
-            "state": "receiving" if is_open else "routed",
-            "opened_at": at,
-            "last_instance_at": at,
-            "closes_at": at + dt.timedelta(seconds=2),
-            "closed_at": None if is_open else moments[0],
-            "routed_at": None if is_open else moments[0],
-            "next_attempt_at": None,
-            "reason": reason if state == "refused" else "",
-        }
-    )
-    sender = random_.choice(SENDERS)
-    for part in (1, 2):
-        rows[Instance].append(_instance(number, part, at, sender))
-    if random_.random() < 0.001:
-        rows[Refusal].append(_refusal(number, at, sender))
-    if state not in {"received", "refused"}:
-        _work(rows, number, state, (kind, reason), moments, random_.choice(ANALYSES))
-    actions = ("generation.opened", "generation.closed", "work_item.analysed", f"study.{state}")
-    for step, action in enumerate(actions):
-        rows[Event].append(
-            {
-                "at": moments[step] if step else at,
-                "study_id": number,
-                "work_item_id": None,
-                "action": action,
-                "level": "info",
-                "detail": {},
-            }
-        )
-
-
-def _state(random_: random.Random, is_new: bool) -> str:
-    if is_new:
-        return random_.choice(("received", "analysing", "delivering"))
-    return random_.choices(("completed", "failed", "refused"), (96, 3, 1))[0]
-
-
-def _instance(number: int, part: int, at: dt.datetime, sender: str) -> dict[str, Any]:
-    return {
-        "study_id": number,
-        "generation_id": number,
-        "sop_instance_uid": f"2.25.{10**32 + number * 10 + part}",
-        "sop_class_uid": DERMOSCOPIC,
-        "series_instance_uid": f"2.25.{10**31 + number}",
-        "transfer_syntax_uid": JPEG_BASELINE,
-        "modality": "XC",
-        "sha256": f"{number * 10 + part:064x}",
-        "size_bytes": 900_000,
-        "path": f"{number}/{part}.dcm",
-        "disposition": "accepted",
-        "reason": "",
-        "calling_ae_title": sender,
-        "association_id": f"{number:032x}",
-        "received_at": at,
-    }
-
-
-def _refusal(number: int, at: dt.datetime, sender: str) -> dict[str, Any]:
-    return {
-        "at": at,
-        "study_id": number,
-        "association_id": f"{number:032x}",
-        "calling_ae_title": sender,
-        "status": 0xC001,
-        "reason": "the data set ends before its last element",
-    }
-
-
-def _work(
-    rows: Rows,
-    number: int,
-    state: str,
-    failure: tuple[str, str],
-    moments: list[dt.datetime],
-    analysis: str,
-) -> None:
-    has_failed, is_done = state == "failed", state == "completed"
-    is_analysed = state in {"completed", "delivering"}
-    rows[WorkItem].append(
-        {
-            "id": number,
-            "study_id": number,
-            "generation_id": number,
-            "analysis": analysis,
-            "model_digest": "d" * 64,
-            "state": "CANCELED" if has_failed else "COMPLETED" if is_done else "SCHEDULED",
-            "step": "deliver" if is_analysed else "analyse",
-            "outcome": "assessed" if is_analysed else "",
-            "reason": failure[1],
-            "failure_kind": failure[0],
-            "summary": {"headline": "NV 0.91", "reason": ""} if is_analysed else None,
-            "attempts": 1,
-            "created_at": moments[0],
-            "rank_at": moments[0],
-            "started_at": moments[1] if is_analysed else None,
-            "analysed_at": moments[2] if is_analysed else None,
-            "finished_at": moments[3] if has_failed or is_done else None,
-            "next_attempt_at": None if has_failed or is_done else moments[2],
-        }
-    )
-    if not is_analysed:
-        return
-    rows[ResultObject].append(
-        {
-            "id": number,
-            "work_item_id": number,
-            "role": "sr",
-            "sop_class_uid": STRUCTURED_REPORT,
-            "sop_instance_uid": f"2.25.{10**33 + number}",
-            "series_instance_uid": f"2.25.{10**34 + number}",
-            "path": f"{number}/sr.dcm",
-            "sha256": "ab" * 32,
-            "size_bytes": 4096,
-            "created_at": moments[2],
-        }
-    )
-    is_refused = is_done and number % 500 == 0
-    rows[Delivery].append(
-        {
-            "result_object_id": number,
-            "destination": PACS,
-            "state": "REFUSED" if is_refused else "CONFIRMED" if is_done else "PENDING",
-            "status": 0xA900 if is_refused else 0,
-            "reason": "the SOP class is not taken" if is_refused else "",
-            "confirmed_by": "" if is_refused or not is_done else "c-find",
-        }
-    )
-
-
-def _mend_sequences(connection: Connection) -> None:
-    """Let PostgreSQL go on after the ids that were given here."""
-    if connection.dialect.name != "postgresql":
-        return
-    for table in (Study, Generation, WorkItem, ResultObject):
-        name = table.__tablename__
-        connection.execute(
-            text(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), max(id)) FROM {name}")
-        )
-
-
-def addresses(studies: int) -> list[str]:
+def looks(studies: int) -> list[Look]:
     """Return every page, and the filters that look at most."""
     middle = studies // 2
-    pages = ["/", "/?window=1h", "/?window=7d", "/studies", "/failures", "/queues", "/api"]
-    pages += [f"/studies/{middle}", f"/studies?before={middle}", "/studies?state=failed"]
-    pages += [
-        "/studies?sender=CAMERA_1",
-        "/studies?sender=NOBODY",
-        "/studies?analysis=tbp_screening",
-        "/studies?delivered=refused",
-        "/studies?delivered=pending",
-        "/studies?reason=decoded",
-        "/studies?uid=77777",
-        "/studies?held=yes",
-        "/studies/orders?order=retry&scope=all&query=state%3Dfailed",
-        "/api/studies?limit=100",
-        "/api/overview",
-        "/api/failures",
-        "/api/mark",
+    paths = ["/", "/?window=1h", "/?window=7d", "/studies", "/failures", "/queues", "/models"]
+    paths += ["/rules", "/nodes", "/storage", "/reviews", "/audit", "/settings", "/accounts"]
+    paths += [f"/studies/{middle}", f"/studies/{studies // 3}", "/api"]
+    filters = [
+        *(f"state={state}" for state in ("completed", "failed", "received")),
+        "sender=CAMERA_1",
+        f"sender={RARE_SENDER}",
+        "sender=NOBODY",
+        "sender=NOBODY&state=completed",
+        f"analysis={ANALYSES[1]}",
+        "analysis=prognosis",
+        *(f"delivered={answer}" for answer in ("confirmed", "refused", "pending")),
+        f"delivered=confirmed&sender={RARE_SENDER}",
+        "reason=decoded",
+        "reason=nothing+of+the+kind",
+        "uid=77777",
+        "uid=1234567890",
+        "until=2020-01-01T00:00",
+        f"since={time.strftime('%Y-%m-%dT00:00')}",
     ]
-    return [*pages, "/models", "/rules", "/nodes", "/storage", "/reviews", "/audit", "/settings"]
+    paths += [f"/studies?{each}" for each in filters]
+    paths += [f"/studies?before={before}" for before in (middle, 100)]
+    # How many an order about all that match would be about.
+    orders = ("", "state=failed", "sender=CAMERA_1", "delivered=confirmed", "reason=decoded")
+    paths += [
+        f"/studies/orders?{urlencode({'order': 'retry', 'scope': 'all', 'query': query})}"
+        for query in orders
+    ]
+    paths += ["/audit?before=1000", "/audit?actor=ada", "/audit?actor=nobody"]
+    paths += ["/audit?action=login.failed", "/audit?action=review", "/audit?until=2020-01-01"]
+    paths += ["/reviews?before=100", "/api/studies?limit=100", "/api/overview?window=7d"]
+    paths += ["/api/failures", "/api/queues", "/api/storage", "/api/reviews", "/api/nodes"]
+    paths += ["/api/studies/count", "/api/studies/count?delivered=pending", "/api/mark"]
+    paths += ["/metrics"]
+    found = [Look(name=path, path=path) for path in paths]
+    found += [
+        Look(name=f"saved view: {name}", path=f"/studies?{query}") for name, query in VIEWS.items()
+    ]
+    wanted = (f"2.25.{10**30 + middle}", f"A{middle:07d}", "77777", f"#{middle}", "999.999")
+    found += [Look(name=f"search: {word}", path="/find", form={"wanted": word}) for word in wanted]
+    found.append(Look(name="/live up to its first mark", path="/live", until="event: mark"))
+    return found
 
 
-def measure(client: httpx.Client, paths: list[str], times: int) -> dict[str, dict[str, float]]:
-    """Return p50, p95, longest and processor time of each page in seconds.
+def measure(client: httpx.Client, wanted: list[Look], times: int) -> dict[str, dict[str, float]]:
+    """Return p50, p95, longest and processor time of each look in seconds.
 
     Requests come one after the other. The processor time is that of this process (page, record if
     it is SQLite, client): on a machine that does other things it says more than the clock.
     """
-    took: dict[str, list[float]] = {path: [] for path in paths}
-    cost: dict[str, list[float]] = {path: [] for path in paths}
+    took: dict[str, list[float]] = {look.name: [] for look in wanted}
+    cost: dict[str, list[float]] = {look.name: [] for look in wanted}
+    token = token_in(client.get("/settings").text)
     for _ in range(times):
-        for path in paths:
+        for look in wanted:
             began, burnt = time.perf_counter(), time.process_time()
-            answer = client.get(path)
-            if answer.status_code == 404 and path in took and not took[path]:
-                del took[path]  # a page that this version does not have
-                continue
-            answer.raise_for_status()
-            took[path].append(time.perf_counter() - began)
-            cost[path].append(time.process_time() - burnt)
-        paths = list(took)
+            _ask(client, look, token)
+            took[look.name].append(time.perf_counter() - began)
+            cost[look.name].append(time.process_time() - burnt)
     return {
-        path: {
+        name: {
             "p50_s": median(found),
             "p95_s": quantiles(found, n=20)[-1],
             "max_s": max(found),
-            "cpu_s": median(cost[path]),
+            "cpu_p50_s": median(cost[name]),
+            "cpu_p95_s": quantiles(cost[name], n=20)[-1],
+            "cpu_max_s": max(cost[name]),
         }
-        for path, found in took.items()
+        for name, found in took.items()
     }
+
+
+def _ask(client: httpx.Client, look: Look, token: str) -> None:
+    if look.until:
+        with client.stream("GET", look.path) as answer:
+            answer.raise_for_status()
+            if not any(look.until in line for line in answer.iter_lines()):
+                raise RuntimeError(f"{look.path} ended before {look.until!r}")
+        return
+    if look.form:
+        answer = client.post(look.path, data={**look.form, "csrf_token": token})
+        if answer.is_redirect:
+            return
+    else:
+        answer = client.get(look.path)
+    answer.raise_for_status()
+
+
+def _models(folder: Path) -> Path:
+    """Write a repository of as many models as are shipped, two of them in use."""
+    names = (*ANALYSES, "change_detection", "slide_mil", "prognosis")
+    for name in names:
+        digest = DIGEST if name in ANALYSES else f"{name:e<64}"[:64]
+        manifest = {"name": name, "version": "1", "digest": digest, "evidence_level": "synthetic"}
+        version = folder / name / "1"
+        version.mkdir(parents=True)
+        for place in (version, version.parent):
+            (place / "manifest.json").write_text(json.dumps(manifest))
+    return folder
 
 
 def _records(names: list[str], folder: Path) -> Iterator[tuple[str, StoreSettings]]:
@@ -329,22 +161,55 @@ def _records(names: list[str], folder: Path) -> Iterator[tuple[str, StoreSetting
             yield "postgresql", StoreSettings(home=folder / "postgresql", database_url=url)
 
 
-def _one(name: str, store: StoreSettings, args: argparse.Namespace) -> dict[str, Any]:
-    store.home.mkdir(parents=True)
+def _loaded(engine: Engine, studies: int) -> None:
+    began, burnt = time.perf_counter(), time.process_time()
+    fill(engine, studies, now=utc_now())
+    if engine.dialect.name == "postgresql":
+        # What its autovacuum does within minutes; SQLite is left as Lentigo leaves it.
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM (ANALYZE)"))
+    print(
+        f"{engine.dialect.name}: {studies} studies written in {time.perf_counter() - began:.0f} s "
+        f"({time.process_time() - burnt:.0f} s cpu)",
+        flush=True,
+    )
+
+
+def _one(
+    store: StoreSettings,
+    args: argparse.Namespace,
+    prepare: Callable[[Engine, int], None] = _loaded,
+) -> dict[str, Any]:
+    """Return the figures of one record, made first."""
+    store.home.mkdir(parents=True, exist_ok=True)
     migrate(store.record_url)
     engine = open_engine(store.record_url)
     try:
-        began = time.perf_counter()
-        fill(engine, args.studies, now=utc_now())
-        print(f"{name}: {args.studies} studies in {time.perf_counter() - began:.0f} s", flush=True)
+        prepare(engine, args.studies)
         Accounts(engine).create_first("admin", ONE_TIME)
         app = create_app(store, DashboardSettings(), engine)
-        with served(app) as url, httpx.Client(base_url=url, timeout=120) as client:
+        with served(app) as url, httpx.Client(base_url=url, timeout=_TIMEOUT_S) as client:
             log_in(client)
             change_password(client)
-            return measure(client, addresses(args.studies), args.times)
+            before = os.getloadavg()[0]
+            found = measure(client, looks(args.studies), args.times)
+            return {"load": [before, os.getloadavg()[0]], "looks": found}
     finally:
         engine.dispose()
+
+
+def _report(figures: dict[str, Any]) -> int:
+    """Print the figures of one record; return how many looks are too slow."""
+    before, after = figures["load"]
+    print(f"load average {before:.1f} at the beginning, {after:.1f} at the end")
+    print(f"{'':<5}{'wall ms':^24}{'cpu ms':^24}\n{'':<5}" + f"{'p50':>8}{'p95':>8}{'max':>8}" * 2)
+    slow = 0
+    for name, found in figures["looks"].items():
+        is_slow = found["p95_s"] > LIMIT_S
+        slow += is_slow
+        numbers = "".join(f"{value * 1000:8.0f}" for value in found.values())
+        print(f"{'SLOW' if is_slow else 'ok':<5}{numbers}  {name}", flush=True)
+    return slow
 
 
 def main() -> int:
@@ -357,17 +222,13 @@ def main() -> int:
     args = parser.parse_args()
     figures, slow = {}, 0
     with tempfile.TemporaryDirectory(prefix="lentigo-web-") as folder:
+        # A purge of the older half, as a site that has just set its days finds it announced.
+        os.environ["LENTIGO_RETENTION_INSTANCES_DAYS"] = "15"
+        os.environ["LENTIGO_RETENTION_UNCONFIRMED_DAYS"] = "25"
+        os.environ["LENTIGO_MODELS_REPOSITORY"] = str(_models(Path(folder) / "models"))
         for name, store in _records(args.record or ["sqlite", "postgresql"], Path(folder)):
-            figures[name] = _one(name, store, args)
-            for path, found in figures[name].items():
-                is_slow = found["p95_s"] > LIMIT_S
-                slow += is_slow
-                print(
-                    f"{'SLOW' if is_slow else 'ok':<5}{found['p50_s'] * 1000:8.0f}"
-                    f"{found['p95_s'] * 1000:8.0f}{found['max_s'] * 1000:8.0f} ms"
-                    f"{found['cpu_s'] * 1000:8.0f} ms cpu  {path}",
-                    flush=True,
-                )
+            figures[name] = _one(store, args)
+            slow += _report(figures[name])
     if args.json:
         args.json.write_text(json.dumps(figures, indent=2))
     return 1 if slow else 0

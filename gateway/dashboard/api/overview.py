@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 from fastapi import APIRouter
 from pydantic import BaseModel
 
@@ -26,17 +28,21 @@ class Overview(BaseModel):
     loads: list[StageLoad]
     funnel: list[FunnelStep]
     histories: list[StageHistory]
+    counted_at: dt.datetime
+    """When funnel and histories were counted; a large record's are kept for a few minutes."""
 
 
 @router.get("/overview")
 def get_overview(use: Use, window: WindowName = "24h") -> Overview:
     """Return what is in each stage now, and funnel, throughput and p95 over a window."""
-    figures = use.board.figures(window)
+    kept = use.board.figures(window, must_have=True)
+    assert kept is not None  # what is waited for
     return Overview(
         received_today=use.board.received_today(),
         loads=use.board.loads(),
-        funnel=list(figures.funnel),
-        histories=list(figures.histories),
+        funnel=list(kept.value.funnel),
+        histories=list(kept.value.histories),
+        counted_at=kept.read_at,
         **totals(use),
     )
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
 from gateway.dashboard.access import VIEWER, require
+from gateway.dashboard.board import Figures
 from gateway.dashboard.plots import plot_of
 from gateway.dashboard.site import Services, Use, page
 from gateway.store import states
@@ -45,29 +46,37 @@ def totals(use: Services) -> dict[str, int]:
 def show_overview(request: Request, use: Use, window: WindowName = "24h") -> HTMLResponse:
     """Show the overview."""
     mark = use.history.marks([])[None]  # before the reads, so that no change is missed
-    figures = use.board.figures(window)
-    received = figures.funnel[0].count
-    funnel: list[dict[str, Any]] = [
-        {
-            "step": each.step,
-            "count": each.count,
-            "share": each.count / received if received else 0.0,
-        }
-        for each in figures.funnel
-    ]
+    kept = use.board.figures(window)
     return page(
         request,
         "overview.html",
         {
-            "mark": mark,
+            # Without a mark the page fetches itself again, for the figures that are being read.
+            "mark": mark if kept is not None and kept.is_fresh else "",
             "totals": totals(use),
             "received_today": use.board.received_today(),
             "loads": use.board.loads(),
             "late_after_s": LATE_AFTER_S,
-            "funnel": funnel,
-            "histories": [(each, plot_of(each)) for each in figures.histories],
+            "past": _past(kept.value) if kept is not None else None,
+            "is_pending": kept is None or not kept.is_fresh,
+            "read_at": kept.read_at if kept is not None else None,
             "window": window,
             "windows": list(WINDOWS),
-            "read_at": figures.read_at,
         },
     )
+
+
+def _past(figures: Figures) -> dict[str, Any]:
+    """Return the figures of a window as they are drawn."""
+    received = figures.funnel[0].count
+    return {
+        "funnel": [
+            {
+                "step": each.step,
+                "count": each.count,
+                "share": each.count / received if received else 0.0,
+            }
+            for each in figures.funnel
+        ],
+        "histories": [(each, plot_of(each)) for each in figures.histories],
+    }

@@ -77,6 +77,7 @@
     }
     document.title = next.title;
     mark = next.body.dataset.mark;
+    if (next.querySelector("[data-pending]")) again = true; // figures that are still being read
     skewMs = Date.now() - Date.parse(next.body.dataset.now);
     if (focused && document.activeElement === body) {
       const element = document.getElementById(focused);
