@@ -114,6 +114,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "identity.revealed": Kind(event=PATIENT_RECORD, action_code="R"),
         "review.signed": Kind(event=PROCEDURE_RECORD, action_code="U"),
         "reviews.exported": Kind(event=EXPORT, action_code="R"),
+        "record.backed_up": Kind(event=EXPORT, action_code="R"),
         "association.rejected": _alert(NODE_AUTHENTICATION),
         "instances.refused": _alert(USE_OF_RESTRICTED_FUNCTION),
         "instances.conflict": _alert(OBJECT_ATTRIBUTES_CHANGED),
@@ -148,6 +149,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "procedure.failed": Kind(event=PROCEDURE_RECORD, action_code="U", outcome=SERIOUS_FAILURE),
         "document.received": Kind(event=IMPORT, action_code="C"),
         "work_item.cancel_requested": Kind(event=PROCEDURE_RECORD, action_code="U"),
+        "work_item.retrieved": Kind(event=PROCEDURE_RECORD, action_code="R"),
         # C-ECHO says nothing of a patient; the standard has no event of its own for it.
         "node.echoed": _alert(NODE_AUTHENTICATION, SUCCESS),
         "query.sent": Kind(event=QUERY, action_code="E"),

@@ -243,7 +243,7 @@ def _objects(entry: Entry, kind: Kind, subject: Subject | None) -> list[ElementT
         return [query]
     if subject is not None:
         found = [_study(detail, subject), _patient(subject)]
-    elif kind.event == events.SECURITY_ALERT:
+    elif kind.event in (events.SECURITY_ALERT, events.EXPORT):
         alert = _object(
             entry.action,
             kind=events.NODE_ID,

@@ -32,6 +32,8 @@ class Query:
     """Keywords of keys that do not restrict the matches here."""
     fields: frozenset[str]
     """Keywords of ``includefield``; ``all`` among them."""
+    keys: tuple[str, ...]
+    """Keywords of all matching keys, as they were given; for the audit trail."""
     limit: int
     offset: int
 
@@ -52,6 +54,7 @@ def read_query(parameters: Sequence[tuple[str, str]], *, max_results: int) -> Qu
     """
     conditions: list[Any] = []
     unsupported: list[str] = []
+    keys: dict[str, None] = {}
     fields: set[str] = set()
     numbers = {"limit": max_results, "offset": 0}
     for name, value in parameters:
@@ -64,6 +67,7 @@ def read_query(parameters: Sequence[tuple[str, str]], *, max_results: int) -> Qu
                 unsupported.append("fuzzymatching")
         else:
             keyword = _keyword(name)
+            keys[keyword] = None
             match = _MATCHES.get(keyword)
             if match is None:
                 unsupported.append(keyword)
@@ -75,6 +79,7 @@ def read_query(parameters: Sequence[tuple[str, str]], *, max_results: int) -> Qu
         conditions=tuple(conditions),
         unsupported=tuple(unsupported),
         fields=frozenset(fields),
+        keys=tuple(keys),
         limit=min(numbers["limit"], max_results),
         offset=numbers["offset"],
     )

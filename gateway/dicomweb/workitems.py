@@ -22,7 +22,7 @@ from gateway.dicomweb.matching import Query, read_query
 from gateway.dicomweb.multipart import MediaType
 from gateway.dicomweb.settings import DicomwebSettings
 from gateway.dicomweb.store import root_of
-from gateway.dicomweb.ups import ups
+from gateway.dicomweb.ups import UPS_PUSH, ups
 from gateway.dicomweb.workitem_uid import work_item_id_of, workitem_uid
 from gateway.errors import WebRequestRefused
 from gateway.store.accounts import Accounts
@@ -92,6 +92,15 @@ async def search(request: Request) -> Response:
     desk = _desk(request)
     media_type = model.choose(request.headers.get("accept", ""), (model.JSON, model.PLAIN_JSON))
     query = read_query(request.query_params.multi_items(), max_results=desk.settings.max_results)
+    # Before the answer: what cannot be audited is not handed out.
+    await run_in_threadpool(
+        desk.accounts.audit,
+        str(request.state.actor),
+        "query.received",
+        peer=_peer(request),
+        sop_class=UPS_PUSH,
+        keys=", ".join(query.keys),
+    )
     found = await run_in_threadpool(_search, desk, query, root_of(request))
     headers = _warnings(query, is_cut=len(found) > query.limit)
     if not found[: query.limit]:
@@ -109,6 +118,10 @@ def _search(desk: WorklistDesk, query: Query, root: str) -> list[Dataset]:
         with_inputs=in_full,
     )
     return [ups(each, desk.uid_of(each), root, in_full=in_full) for each in entries]
+
+
+def _peer(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _warnings(query: Query, *, is_cut: bool) -> dict[str, str]:
@@ -134,9 +147,14 @@ async def retrieve(request: Request, uid: str) -> Response:
         request.headers.get("accept", ""), (model.JSON, model.XML, model.PLAIN_JSON)
     )
     root = root_of(request)
+    actor, peer = str(request.state.actor), _peer(request)
 
     def read() -> list[Dataset]:
-        return [ups(desk.find(uid), uid, root, in_full=True)]
+        entry = desk.find(uid)
+        desk.accounts.audit(
+            actor, "work_item.retrieved", study=entry.study_id, work_item=entry.id, peer=peer
+        )
+        return [ups(entry, uid, root, in_full=True)]
 
     return model.answer(await run_in_threadpool(read), media_type)
 

@@ -9,7 +9,9 @@ told. Each file is read to its last byte and compared with the digest in the rec
     DIR/spool, results, audit
     DIR/files.sha256     digests of all of it, as `sha256sum --check` reads them
 
-A folder without ``backup.json`` is not a backup: it is written last.
+A folder without ``backup.json`` is not a backup: it is written last. The audit trail has an Export
+entry before anything is copied (PS3.15 A.5.3.6); a record that cannot be written, as on a full
+disk, is backed up all the same, and the summary says that its trail does not know.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime as dt
+import getpass
 import hashlib
 import json
 import os
@@ -29,14 +32,22 @@ from pathlib import Path, PurePosixPath
 
 from sqlalchemy import Engine, Table, select, update
 
-from gateway.errors import BackupError
+from gateway.errors import BackupError, RecordUnavailable
 from gateway.home import resolve_home
-from gateway.host.record_copy import head_revision, save_record, settle, sqlite_url
+from gateway.host.record_copy import (
+    head_revision,
+    require_record,
+    save_record,
+    settle,
+    sqlite_url,
+)
 from gateway.settings import StoreSettings
-from gateway.store.engine import open_engine, reading, writing
+from gateway.store import audit
+from gateway.store.engine import open_engine, reading, utc_now, writing
 from gateway.store.tables import Base, Document, Instance, Refusal, ResultObject
 
 RECORD, DIGESTS, NOTE = "record.sqlite3", "files.sha256", "backup.json"
+_PARTIAL = ".partial"
 _CHUNK_BYTES = 1024 * 1024
 _MODELS = ((Instance, "spool"), (Document, "spool"), (Refusal, "spool"), (ResultObject, "results"))
 
@@ -61,6 +72,8 @@ class BackupSummary:
     linked: int = 0
     purged: int = 0
     """Files that retention removed while the backup was made."""
+    unaudited: str = ""
+    """Why the audit trail of the record does not know of this backup."""
     damaged: list[str] = field(default_factory=list)
     """Files that are missing or have other bytes than the record says."""
 
@@ -78,7 +91,9 @@ class _Backup:
         self._summary = BackupSummary()
         self._digests: dict[PurePosixPath, str] = {}
 
-    def run(self) -> BackupSummary:
+    def run(self, actor: str) -> BackupSummary:
+        require_record(self._store.record_url)
+        self._audit(actor)
         record = self._folder / RECORD
         save_record(self._store.record_url, record)
         record.chmod(0o600)
@@ -96,6 +111,18 @@ class _Backup:
         os.sync()  # everything is on disk before the note says so
         self._write_note()
         return self._summary
+
+    def _audit(self, actor: str) -> None:
+        """Say in the trail of the record that all of it is about to be copied."""
+        engine = open_engine(self._store.record_url)
+        try:
+            with writing(engine) as connection:
+                name = self._folder.name.removesuffix(_PARTIAL)
+                audit.append(connection, utc_now(), actor, "record.backed_up", folder=name)
+        except RecordUnavailable as exc:
+            self._summary.unaudited = str(exc)
+        finally:
+            engine.dispose()
 
     def _keep(self, file: NamedFile) -> bool:
         """Put one file into the backup; False when it is not there."""
@@ -176,7 +203,12 @@ class _Backup:
 
 
 def back_up(
-    store: StoreSettings, folder: Path, *, link: bool = False, earlier: Path | None = None
+    store: StoreSettings,
+    folder: Path,
+    *,
+    link: bool = False,
+    earlier: Path | None = None,
+    actor: str = "lentigo backup",
 ) -> BackupSummary:
     """Copy the record and its files to a new folder.
 
@@ -191,6 +223,8 @@ def back_up(
         moment that another program then copies away.
     earlier
         A backup on the same disk as ``folder`` whose unchanged files are linked.
+    actor
+        Who makes it, for the audit trail.
 
     Raises
     ------
@@ -201,11 +235,11 @@ def back_up(
     """
     if folder.exists():
         raise BackupError(f"{folder} exists already; name a new folder")
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = folder.with_name(f"{folder.name}{_PARTIAL}")
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     try:
         partial.mkdir(mode=0o700, parents=True)
-        summary = _Backup(store, partial, link, earlier).run()
+        summary = _Backup(store, partial, link, earlier).run(actor)
         partial.rename(folder)
         with _folder_descriptor(folder.parent) as descriptor:
             os.fsync(descriptor)
@@ -280,12 +314,20 @@ def run(args: argparse.Namespace) -> int:
     """Make the backup; exit 1 when a file of the record is missing or damaged."""
     started = time.monotonic()
     store = StoreSettings(home=resolve_home(args.home))
-    summary = back_up(store, args.folder.absolute(), link=args.link, earlier=args.earlier)
+    summary = back_up(
+        store,
+        args.folder.absolute(),
+        link=args.link,
+        earlier=args.earlier,
+        actor=f"command line: {getpass.getuser()}",
+    )
     print(
         f"backed up {summary.files} files, {summary.size_bytes / 1e6:.1f} MB"
         f" ({summary.linked} linked, {summary.purged} purged meanwhile)"
         f" in {time.monotonic() - started:.1f} s to {args.folder}"
     )
+    if summary.unaudited:
+        print(f"NOT IN THE AUDIT TRAIL: {summary.unaudited}")
     for line in summary.damaged:
         print(f"DAMAGED {line}")
     return 1 if summary.damaged else 0

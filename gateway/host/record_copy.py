@@ -44,8 +44,8 @@ def head_revision() -> str | None:
     return ScriptDirectory(str(MIGRATIONS)).get_current_head()
 
 
-def save_record(url: str, target: Path) -> None:
-    """Write the record as it is now to a new SQLite file.
+def require_record(url: str) -> None:
+    """See that there is a record of this version's schema.
 
     Raises
     ------
@@ -66,10 +66,29 @@ def save_record(url: str, target: Path) -> None:
                     f"the record has schema {found or 'none'}, this version needs {wanted}: "
                     "use the version that wrote it, or run `python -m gateway migrate`"
                 )
-            if file is None:
-                _save_rows(connection, target)
-        if file is not None:
-            _save_file(file, target)
+    finally:
+        engine.dispose()
+
+
+def save_record(url: str, target: Path) -> None:
+    """Write the record as it is now to a new SQLite file.
+
+    Raises
+    ------
+    BackupError
+        There is no record, or its schema is not this version's.
+    RecordUnavailable
+        The database does not answer.
+    """
+    require_record(url)
+    file = _file_of(url)
+    if file is not None:
+        _save_file(file, target)
+        return
+    engine = open_engine(url)
+    try:
+        with reading(engine) as connection:
+            _save_rows(connection, target)
     finally:
         engine.dispose()
 

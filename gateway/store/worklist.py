@@ -47,6 +47,7 @@ class WorklistEntry:
     """One work item."""
 
     id: int
+    study_id: int
     study_instance_uid: str
     generation: int
     analysis: str
@@ -207,6 +208,7 @@ def _inputs(connection: Connection, row: Any) -> tuple[ObjectRef, ...]:
 def _entry(row: Any, inputs: tuple[ObjectRef, ...], outputs: _Outputs) -> WorklistEntry:
     return WorklistEntry(
         id=row.id,
+        study_id=row.study_id,
         study_instance_uid=row.study_instance_uid,
         generation=row.number,
         analysis=row.analysis,

@@ -21,7 +21,10 @@ from gateway.delivery.commitment import (
     STORAGE_COMMITMENT_INSTANCE,
     build_request,
 )
-from gateway.errors import LeaseLost
+from gateway.delivery.routes import Destination
+from gateway.delivery.scu import Proposal, associate
+from gateway.errors import AssociationRefused, LeaseLost
+from gateway.settings import TlsSettings
 from gateway.store.clock_watch import ClockWatch
 from gateway.store.engine import migrate, open_engine, reading
 from gateway.store.received_commitments import REPORTED, ReceivedCommitments
@@ -46,12 +49,16 @@ class Camera:
 
     def ask(self, port: int, transaction_uid: str, instances: dict[str, str]) -> bool:
         """Send the N-ACTION and go; return whether it was taken."""
-        ae = AE(ae_title="CAMERA")
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10.0
-        assoc = ae.associate(
-            "127.0.0.1", port, contexts=[build_context(STORAGE_COMMITMENT)], ae_title="LENTIGO"
+        proposal = Proposal(
+            calling_ae_title="CAMERA",
+            contexts=[build_context(STORAGE_COMMITMENT)],
+            timeout_s=10.0,
         )
-        if not assoc.is_established:
+        peer = Destination.parse(f"LENTIGO@127.0.0.1:{port}")
+        try:
+            # Not by pynetdicom's own AE: it leaves the socket of a refused connection open.
+            assoc = associate(peer, proposal, TlsSettings())
+        except AssociationRefused:
             return False
         status, _ = assoc.send_n_action(
             build_request(transaction_uid, instances),

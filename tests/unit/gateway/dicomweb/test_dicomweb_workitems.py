@@ -297,7 +297,9 @@ def test_cancel_requests_by_state(worklist, kept):
     assert found.headers["warning"].endswith(": The UPS is already COMPLETED.")
     with reading(kept.engine) as connection:
         told = connection.execute(
-            select(AuditEntry.actor, AuditEntry.action).where(AuditEntry.action.like("work_item%"))
+            select(AuditEntry.actor, AuditEntry.action).where(
+                AuditEntry.action.like("work_item.c%")
+            )
         ).all()
     assert {tuple(each) for each in told} == {("admin", "work_item.cancel_requested")}
     assert len(told) == 5
