@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import threading
 
@@ -15,6 +14,7 @@ from gateway.hardening.rules import keep_private, refuse_weak
 from gateway.host.first_account import create_first_account
 from gateway.host.health import MarkedStop, alive_mark
 from gateway.host.restore import refuse_half_restored
+from gateway.host.stopping import stop_on_signals
 from gateway.logs import configure_logging
 from gateway.queue import CeleryQueue
 from gateway.retention.door import open_spool, quota_desk
@@ -38,8 +38,7 @@ from gateway.upkeep import upkeep
 
 def _stop_event(event: threading.Event | None = None) -> threading.Event:
     stop = event or threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop_on_signals(stop)
     return stop
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from gateway.errors import GatewayError
+from gateway.host.installation import lacking
 from gateway.settings import reject_unknown_environment
 
 # name -> (module with add_arguments and run, one line of help). Imported when used: `send` should
@@ -63,11 +64,22 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def _is_not_installed(command: str, exc: ModuleNotFoundError) -> int:
+    said = lacking(exc)
+    if not said:
+        raise exc  # a defect of ours, which wants its traceback
+    print(f"lentigo {command}: {said}", file=sys.stderr)
+    return 1
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in arguments if word in COMMANDS), None)
-    namespace = _parser(chosen).parse_args(arguments)
+    try:
+        namespace = _parser(chosen).parse_args(arguments)
+    except ModuleNotFoundError as exc:
+        return _is_not_installed(chosen or "", exc)
     try:
         reject_unknown_environment(os.environ)
         module = importlib.import_module(COMMANDS[namespace.command][0])
@@ -80,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             field = ".".join(str(part) for part in error["loc"])
             print(f"lentigo {namespace.command}: {field}: {error['msg']}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as exc:
+        return _is_not_installed(namespace.command, exc)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

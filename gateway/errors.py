@@ -115,6 +115,10 @@ class SelfTestFailed(GatewayError):
     """A synthetic study did not come back as it should; the message says at which stage."""
 
 
+class HostIncomplete(GatewayError):
+    """A command needs what this installation lacks; the message says what to install."""
+
+
 class RetentionError(GatewayError):
     """A purge or a hold cannot be done as asked; the message says why."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -27,7 +28,9 @@ log = logging.getLogger(__name__)
 
 _LOOK_S = 30.0
 _RESTART_S = 5.0
-_JOIN_S = 20.0
+_JOIN_S = 3.0
+"""What all of them together may take to end: a receiver that hangs, or a purge, is left where it
+is, as by ``kill -9``; the supervisor waits ten seconds for the whole sweeper."""
 
 
 class Retention:
@@ -132,8 +135,9 @@ def upkeep(engine: Engine, store: StoreSettings) -> Iterator[None]:
         yield
     finally:
         stop.set()
+        deadline = time.monotonic() + _JOIN_S
         for thread in threads:
-            thread.join(_JOIN_S)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _keep_going(work: Callable[[threading.Event], None], stop: threading.Event) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from gateway.errors import GatewayError
 from gateway.host import embedded
@@ -37,6 +39,10 @@ class Service:
     started_at: float = 0.0
     restart_at: float = 0.0
     failures: int = 0
+    passing_causes: tuple[str, ...] = ()
+    """Words in its log after which a start that failed is tried again."""
+    log_start: int = 0
+    """Where the log of the process that runs begins, in bytes."""
 
 
 def check_port(bind: str, port: int, option: str) -> int:
@@ -64,6 +70,33 @@ def check_port(bind: str, port: int, option: str) -> int:
 def die_with_parent() -> None:
     """Ask the kernel to kill this child when the supervisor dies (prctl(2), Linux)."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def passing_cause(service: Service, log_path: Path) -> str:
+    """Return why a start that failed is worth another try, from the log; empty where it is not."""
+    with log_path.open("rb") as log_file:
+        log_file.seek(service.log_start)
+        said = log_file.read()
+    return next((each for each in service.passing_causes if each.encode() in said), "")
+
+
+def end_marked(mark: str) -> None:
+    """Kill what a supervisor that was killed left behind, e.g. Triton's Python stub.
+
+    Parameters
+    ----------
+    mark
+        ``NAME=VALUE`` that such processes have in their environment.
+    """
+    wanted = mark.encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue  # it ended meanwhile, or belongs to somebody else
 
 
 def answers(host: str, port: int) -> bool:

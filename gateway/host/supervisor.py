@@ -31,8 +31,18 @@ from gateway.host.environment import (
     without_secrets,
 )
 from gateway.host.first_account import create_first_account
+from gateway.host.health import loopback_of
 from gateway.host.restore import refuse_half_restored
-from gateway.host.services import Service, StartError, answers, check_port, die_with_parent, http_ok
+from gateway.host.services import (
+    Service,
+    StartError,
+    answers,
+    check_port,
+    die_with_parent,
+    end_marked,
+    http_ok,
+    passing_cause,
+)
 from gateway.rule_watch import check_at_start
 from gateway.settings import (
     DashboardSettings,
@@ -49,6 +59,9 @@ log = logging.getLogger(__name__)
 _MARK = "LENTIGO_SUPERVISED"
 READY_TIMEOUT_S = 180.0
 _HEALTHY_AFTER_S = 30.0
+_START_RETRIES = 2
+# Boost's message where a segment of shared memory vanishes between two steps of Triton's start.
+_PASSING_CAUSES = ("lock_exception",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +103,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         with self._lock():
-            self._end_leftovers()
+            end_marked(f"{_MARK}={self._home}")
             try:
                 self._prepare()
                 if self._start_all():
@@ -125,18 +138,6 @@ class Supervisor:
             except OSError as exc:
                 raise StartError(f"Lentigo already runs on {self._home}") from exc
             yield
-
-    def _end_leftovers(self) -> None:
-        """Kill grandchildren of a supervisor that was killed, e.g. Triton's Python stub."""
-        wanted = f"{_MARK}={self._home}".encode()
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or int(entry.name) == os.getpid():
-                continue
-            try:
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(entry.name), signal.SIGKILL)
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue  # it ended meanwhile, or belongs to somebody else
 
     def _prepare(self) -> None:
         options = self._options
@@ -193,14 +194,14 @@ class Supervisor:
         self._add_python(
             "listener",
             *("-m", "gateway", "listen"),
-            is_ready=lambda: answers(_loopback(options.listener.bind), dicom_port),
+            is_ready=lambda: answers(loopback_of(options.listener.bind), dicom_port),
         )
 
     def _page_answers(self, port: int) -> bool:
         page = self._options.dashboard
         if page.tls_certificate is not None:  # for a name, which loopback is not
-            return answers(_loopback(page.bind), port)
-        return http_ok(f"http://{_loopback(page.bind)}:{port}/healthz")
+            return answers(loopback_of(page.bind), port)
+        return http_ok(f"http://{loopback_of(page.bind)}:{port}/healthz")
 
     def _socket_path(self) -> Path:
         """Return a path for Redis's socket; a Unix socket's may have 107 bytes at most."""
@@ -238,6 +239,7 @@ class Supervisor:
                     models=self._options.models,
                 ),
                 is_ready=lambda: http_ok(f"{url}/v2/health/ready"),
+                passing_causes=_PASSING_CAUSES,
                 stop_timeout_s=15.0,
                 stop_wave=2,
                 is_foreign=True,
@@ -286,6 +288,7 @@ class Supervisor:
         if service.is_foreign:
             environment = without_secrets(environment)
         with self._log_path(service).open("ab") as sink:
+            service.log_start = sink.tell()
             service.process = subprocess.Popen(
                 command.argv,
                 env=environment,
@@ -306,8 +309,15 @@ class Supervisor:
         waiting = list(self._services)
         while waiting and not self._stopping:
             for service in waiting:
-                if service.process is not None and service.process.poll() is not None:
+                if service.process is None or service.process.poll() is None:
+                    continue
+                cause = passing_cause(service, self._log_path(service))
+                if not cause or service.failures >= _START_RETRIES:
                     raise StartError(self._failure(service, "ended while starting"))
+                _say(f"{service.name} ended while starting ({cause}); trying once more")
+                self._end_group(service)
+                service.failures += 1
+                self._start(service)
             if time.monotonic() > deadline:
                 raise StartError(self._failure(waiting[0], "is not ready in time"))
             waiting = [service for service in waiting if not service.is_ready()]
@@ -326,7 +336,7 @@ class Supervisor:
         listener, dashboard = self._options.listener, self._options.dashboard
         print(
             f"lentigo ready: DICOM {listener.ae_title}@{listener.bind}:{self.instance.dicom_port}"
-            f"  admin http://{_loopback(dashboard.bind)}:{self.instance.http_port}/"
+            f"  admin http://{loopback_of(dashboard.bind)}:{self.instance.http_port}/"
             f"  results to {self.instance.destination or self._options.store.results_folder}"
             f"  home {self._home}",
             flush=True,
@@ -352,11 +362,9 @@ class Supervisor:
             service.failures += 1
             service.process = None
             service.restart_at = now + pause_s
-            print(
-                f"lentigo: {service.name} ended with status {status}; "
-                f"restarting in {pause_s:.1f} s (log: {self._log_path(service)})",
-                file=sys.stderr,
-                flush=True,
+            _say(
+                f"{service.name} ended with status {status}; "
+                f"restarting in {pause_s:.1f} s (log: {self._log_path(service)})"
             )
 
     def _end_group(self, service: Service) -> None:
@@ -382,10 +390,10 @@ class Supervisor:
         try:
             process.wait(service.stop_timeout_s)
         except subprocess.TimeoutExpired:
-            print(f"lentigo: {service.name} had to be killed", file=sys.stderr, flush=True)
+            _say(f"{service.name} had to be killed")
         self._end_group(service)
         process.wait()
 
 
-def _loopback(bind: str) -> str:
-    return "127.0.0.1" if bind in {"0.0.0.0", ""} else bind
+def _say(what: str) -> None:
+    print(f"lentigo: {what}", file=sys.stderr, flush=True)

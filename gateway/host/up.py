@@ -9,6 +9,7 @@ from typing import Any
 from gateway.hardening.findings import Setup
 from gateway.hardening.rules import keep_private, refuse_weak
 from gateway.home import resolve_home
+from gateway.host.installation import check_installation
 from gateway.host.supervisor import Supervisor, UpOptions
 from gateway.observation.senders import check_receivers
 from gateway.settings import (
@@ -58,7 +59,14 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Start everything and stay until SIGTERM."""
+    """Start everything and stay until SIGTERM.
+
+    Raises
+    ------
+    HostIncomplete
+        What the workers or Triton need is not installed.
+    """
+    check_installation()
     home = (
         resolve_home(args.home)
         if args.home or os.environ.get("LENTIGO_HOME")

@@ -64,27 +64,27 @@ class Observer:
         self._drift.add(connection, rows, now)
         trace_received(connection, rows)
 
-    def look(self) -> int:
-        """Read what is new; return how many rows there were.
+    def look(self, stop: threading.Event | None = None) -> int:
+        """Read what is new, at most one batch once ``stop`` is set; return how many rows.
 
         Raises
         ------
         RecordUnavailable
             The next look finds the same.
         """
-        read = sum(_all(follower) for follower in self._followers)
+        read = sum(_all(follower, stop) for follower in self._followers)
         if time.monotonic() >= self._silence_at:
             self._silence.look()
             self._silence_at = time.monotonic() + _SILENCE_EVERY_S
         return read
 
     def run(self, stop: threading.Event) -> None:
-        """Look until ``stop`` is set, and once more then; outages are logged once."""
+        """Look until ``stop`` is set, and at one batch more then; outages are logged once."""
         outage = ""
         while True:
             is_last = stop.wait(_LOOK_S)
             try:
-                self.look()
+                self.look(stop)
             except RecordUnavailable as exc:
                 if outage != str(exc):
                     log.warning("waiting: %s", exc, extra={"action": "observer.waiting"})
@@ -95,12 +95,12 @@ class Observer:
                 return
 
 
-def _all(follower: Follower) -> int:
+def _all(follower: Follower, stop: threading.Event | None) -> int:
     total = 0
     while True:
         read = follower.step()
         total += read
-        if read < BATCH:
+        if read < BATCH or (stop is not None and stop.is_set()):
             return total
         time.sleep(0)  # whoever waits for the record goes first
 
