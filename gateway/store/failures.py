@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.errors import OrderRefused
 from gateway.store import audit, states
 from gateway.store.engine import Clock, reading, utc_now, writing
+from gateway.store.study_filter import is_unconfirmed
 from gateway.store.tables import (
     Delivery,
     FailureCare,
@@ -256,8 +257,10 @@ def _refused_deliveries(*columns: Any) -> Any:
         select(*columns)
         .join(ResultObject, Delivery.result_object_id == ResultObject.id)
         .join(WorkItem, ResultObject.work_item_id == WorkItem.id)
-        # By the literal condition of its index.
-        .where(Delivery.state == "REFUSED", WorkItem.state == states.UPS_COMPLETED)
+        # By the index over what is unconfirmed; a CASE, so that no index over the many completed
+        # work items is tried instead.
+        .where(is_unconfirmed(), Delivery.state == "REFUSED")
+        .where(case((WorkItem.state == states.UPS_COMPLETED, 1), else_=0) == 1)
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, literal_column, select
 
 from gateway.rules.plan import URGENT
 from gateway.store import states
@@ -52,16 +52,14 @@ class StudyFilter:
     def conditions(self) -> list[ColumnElement[bool]]:
         """Return the conditions on ``studies``."""
         found = [*self._own_columns(), *self._range()]
+        # Sets of studies, each from an index alone: asked study by study, a sender that never
+        # brought anything would be looked for in the whole record.
         if self.sender:
-            brought = select(Instance.id).where(
-                Instance.study_id == Study.id, Instance.calling_ae_title == self.sender
-            )
-            found.append(brought.exists())
+            brought = select(Instance.study_id).where(Instance.calling_ae_title == self.sender)
+            found.append(Study.id.in_(brought))
         if self.analysis:
-            scheduled = select(WorkItem.id).where(
-                WorkItem.study_id == Study.id, WorkItem.analysis == self.analysis
-            )
-            found.append(scheduled.exists())
+            scheduled = select(WorkItem.study_id).where(WorkItem.analysis == self.analysis)
+            found.append(Study.id.in_(scheduled))
         if self.delivered:
             found += self._deliveries()
         return found
@@ -73,6 +71,7 @@ class StudyFilter:
         if self.uid_part:
             found.append(Study.study_instance_uid.contains(self.uid_part, autoescape=True))
         if self.reason:
+            found.append(Study.reason != "")  # cheaper to look at than into
             found.append(Study.reason.icontains(self.reason, autoescape=True))
         if self.is_urgent:
             found.append(Study.urgency == URGENT)
@@ -95,17 +94,20 @@ class StudyFilter:
         return found
 
     def _deliveries(self) -> list[ColumnElement[bool]]:
-        made = (
-            select(Delivery.id)
-            .join(ResultObject, Delivery.result_object_id == ResultObject.id)
-            .join(WorkItem, ResultObject.work_item_id == WorkItem.id)
-            .where(WorkItem.study_id == Study.id)
+        sent = (
+            select(WorkItem.study_id)
+            .join(ResultObject, ResultObject.work_item_id == WorkItem.id)
+            .join(Delivery, Delivery.result_object_id == ResultObject.id)
         )
+        unconfirmed = sent.where(is_unconfirmed())
         if self.delivered == "confirmed":
-            return [made.exists(), ~made.where(Delivery.state != "CONFIRMED").exists()]
+            return [
+                sent.where(WorkItem.study_id == Study.id).exists(),
+                Study.id.not_in(unconfirmed),
+            ]
         if self.delivered == "refused":
-            return [made.where(Delivery.state == "REFUSED").exists()]
-        return [made.where(Delivery.state.in_(("PENDING", "STORED"))).exists()]
+            return [Study.id.in_(unconfirmed.where(Delivery.state == "REFUSED"))]
+        return [Study.id.in_(unconfirmed.where(Delivery.state.in_(("PENDING", "STORED"))))]
 
     # -- addresses ------------------------------------------------------------------------------
 
@@ -132,6 +134,14 @@ class StudyFilter:
             "before": values["before_id"],
         }
         return urlencode({name: word for name, word in words.items() if word})
+
+
+def is_unconfirmed() -> ColumnElement[bool]:
+    """Condition: a delivery is not confirmed, in the words of the index over the few that are not.
+
+    Databases use a partial index where its own condition stands in the query.
+    """
+    return Delivery.state != literal_column("'CONFIRMED'")
 
 
 def _minute(moment: dt.datetime | None) -> str:

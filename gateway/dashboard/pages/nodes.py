@@ -22,6 +22,7 @@ from gateway.observation.silence import allowed_s
 from gateway.settings import DashboardSettings, DeliverySettings, ListenerSettings, TlsSettings
 from gateway.store.destinations import DestinationBoard
 from gateway.store.engine import reading, utc_now
+from gateway.store.study_filter import is_unconfirmed
 from gateway.store.tables import Delivery, SourceRhythm
 
 SOON_DAYS = 30.0
@@ -72,7 +73,7 @@ def _destinations(use: Services) -> list[dict[str, Any]]:
             row[0]: row[1]
             for row in connection.execute(
                 select(Delivery.destination, func.count())
-                .where(Delivery.state == "PENDING")
+                .where(is_unconfirmed(), Delivery.state == "PENDING")
                 .group_by(Delivery.destination)
             )
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import String, Text
+from sqlalchemy import Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from gateway.store.tables.base import Base
@@ -18,6 +18,10 @@ class AuditEntry(Base):
     """
 
     __tablename__ = "audit_trail"
+    __table_args__ = (
+        Index("ix_audit_trail_action", "action", "id"),
+        Index("ix_audit_trail_actor", "actor", "id"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     """Place in the chain: 1, 2, 3 and so on, without a gap."""

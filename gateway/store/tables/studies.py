@@ -116,6 +116,7 @@ class Instance(Base):
     __table_args__ = (
         UniqueConstraint("sop_instance_uid", "sha256"),
         Index("ix_instances_study_series", "study_id", "series_instance_uid"),
+        Index("ix_instances_sender", "calling_ae_title", "study_id"),
         Index(
             "ix_instances_quarantined",
             "id",

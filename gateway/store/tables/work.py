@@ -28,6 +28,8 @@ class WorkItem(Base):
         UniqueConstraint("generation_id", "analysis", "model_digest"),
         Index("ix_work_items_due", "state", "next_attempt_at"),
         Index("ix_work_items_rank", "state", "rank_at"),
+        Index("ix_work_items_analysis", "analysis", "study_id"),
+        Index("ix_work_items_model", "model_digest", "id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -100,6 +102,13 @@ class Delivery(Base):
             "id",
             sqlite_where=text("state = 'REFUSED'"),
             postgresql_where=text("state = 'REFUSED'"),
+        ),
+        Index(
+            "ix_deliveries_unconfirmed",
+            "state",
+            "result_object_id",
+            sqlite_where=text("state != 'CONFIRMED'"),
+            postgresql_where=text("state != 'CONFIRMED'"),
         ),
     )
 
