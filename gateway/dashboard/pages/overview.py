@@ -11,6 +11,8 @@ from gateway.dashboard.access import VIEWER, require
 from gateway.dashboard.board import Figures
 from gateway.dashboard.plots import plot_of
 from gateway.dashboard.site import Services, Use, page
+from gateway.home import running_instance
+from gateway.settings import ListenerSettings
 from gateway.store import states
 from gateway.store.overview import WINDOWS
 
@@ -54,6 +56,7 @@ def show_overview(request: Request, use: Use, window: WindowName = "24h") -> HTM
             # Without a mark the page fetches itself again, for the figures that are being read.
             "mark": mark if kept is not None and kept.is_fresh else "",
             "totals": totals(use),
+            "listener": _listener(use),
             "received_today": use.board.received_today(),
             "loads": use.board.loads(),
             "late_after_s": LATE_AFTER_S,
@@ -64,6 +67,14 @@ def show_overview(request: Request, use: Use, window: WindowName = "24h") -> HTM
             "windows": list(WINDOWS),
         },
     )
+
+
+def _listener(use: Services) -> tuple[str, int]:
+    """Return AE title and port of this host's listener, for whoever sends the first study."""
+    instance, settings = running_instance(use.home), ListenerSettings()
+    if instance is None:
+        return settings.ae_title, settings.port
+    return instance.ae_title, instance.dicom_port
 
 
 def _past(figures: Figures) -> dict[str, Any]:
