@@ -38,9 +38,9 @@ FAILPOINTS: Mapping[str, str] = {
     "listener.associated": "an association was let in",
     "spool.begin": "a file for an instance is about to be made",
     "spool.write": "a fragment is about to be written",
-    "spool.sync": "all bytes are written, none is synced",
-    "spool.rename": "the bytes are synced, the file has no name",
-    "spool.folder_sync": "the file has its name, the folder is not synced",
+    "spool.sync": "a file is about to be synced",
+    "spool.rename": "all bytes are written, none is synced, the file has no name",
+    "spool.folder_sync": "the file is synced and has its name, the folder is not synced",
     "spool.kept": "the file is durable, the record does not know it",
     "spool.quarantine_note": "a refused file is kept, its reason is not",
     # The journal of the spool.

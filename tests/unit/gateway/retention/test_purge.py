@@ -353,3 +353,27 @@ def test_the_command_plans_holds_and_purges(kept_files, home, capsys, monkeypatc
     assert not image.exists()
     assert lentigo_retention(home, "disk", "--json") == 0
     assert '"is_refusing"' in capsys.readouterr().out
+
+
+def test_quarantine_stays_until_its_days_are_set_and_under_a_hold(kept_files):
+    """Refused bytes, and other bytes under a known UID, which were answered with success."""
+    record = kept_files.record
+    known, _, _ = kept_files.receive()
+    _, conflict, outcome = kept_files.receive(
+        sop_instance_uid=known.sop_instance_uid, study_instance_uid=known.study_instance_uid
+    )
+    assert outcome is Registration.CONFLICT
+    refused = kept_files.file(new_uid())
+    record.intake.register_refusal(
+        association=association(), status=0xC000, reason="no", stored=refused, header=None
+    )
+    holds = LegalHolds(record.engine, record.clock)
+    holds.place(known.study_instance_uid, reason="file 7/26", actor="admin")
+    kept_files.wait(400)
+    kept_files.purge()
+    assert refused.path.exists()
+    kept_files.purge(quarantine_days=90)
+    assert (refused.path.exists(), conflict.path.exists()) == (False, True)
+    holds.release(known.study_instance_uid, actor="admin")
+    kept_files.purge(quarantine_days=90)
+    assert not conflict.path.exists()
