@@ -38,7 +38,7 @@ COMMANDS = {
     "reviews": ("gateway.dashboard.review_command", "give signed reviews of results out"),
     "audit": ("gateway.audit.command", "say whether the audit trail is whole; give it out"),
     "retention": ("gateway.retention.command", "say what is removed when; legal holds; the disk"),
-    "doctor": ("gateway.host.doctor", "check every part and say how to mend it"),
+    "doctor": ("gateway.host.doctor.command", "check every part and say how to mend it"),
     "selftest": (
         "gateway.observation.selftest",
         "send a drawn study through everything and say what each stage took",

@@ -1,0 +1,1 @@
+"""``lentigo doctor``: looks at every part of an installation; see ``command``."""
