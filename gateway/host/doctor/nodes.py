@@ -18,7 +18,7 @@ from gateway.delivery.stow_settings import StowSettings
 from gateway.errors import GatewayError
 from gateway.host.doctor.finding import WARN, Finding, Subject, judged
 from gateway.host.doctor.host import certificate_finding
-from gateway.settings import CommitmentSettings, PriorSettings
+from gateway.settings import CommitmentSettings, PriorSettings, TlsSettings
 from gateway.store.destinations import OPEN, DestinationBoard
 
 _ANSWER_S = 5.0
@@ -114,13 +114,13 @@ def _web(subject: Subject, address: str) -> Iterator[Finding]:
 
 
 def _their_certificate(subject: Subject, what: str, host: str, port: int) -> Iterator[Finding]:
-    end = their_certificate_end(host, port)
+    end = their_certificate_end(host, port, subject.tls)
     if end is not None:
         days = (end - subject.clock()).total_seconds() / 86400
         yield certificate_finding(f"that of {what}", days, _THEIRS)
 
 
-def their_certificate_end(host: str, port: int) -> dt.datetime | None:
+def their_certificate_end(host: str, port: int, tls: TlsSettings) -> dt.datetime | None:
     """Return when the certificate that a peer shows runs out; None where it shows none.
 
     Nothing is trusted here and nothing is sent: whether a connection may be made is another
@@ -130,6 +130,8 @@ def their_certificate_end(host: str, port: int) -> dt.datetime | None:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
+        if tls.certificate:  # some show theirs only to whom they know
+            context.load_cert_chain(tls.certificate, tls.key or None)
         with (
             socket.create_connection((host, port), timeout=_ANSWER_S) as line,
             context.wrap_socket(line, server_hostname=host) as secured,
