@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import wording
-from gateway.dashboard import api, pages, site
+from gateway.dashboard import api, auth, pages, site
 from gateway.dashboard.api import documents
 from gateway.dashboard.auth import Gate
 from gateway.dashboard.board import OverviewBoard
@@ -120,6 +120,7 @@ def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engin
     app.add_exception_handler(RequestValidationError, _show_wrong_request)
     app.add_exception_handler(OrderRefused, _show_refused_order)
     app.add_exception_handler(RecordUnavailable, _show_outage)
+    app.add_exception_handler(Exception, _show_defect)
     app.add_middleware(
         Gate, accounts=accounts, tokens=Tokens(engine), cookie=app.state.cookie, door=door
     )
@@ -212,6 +213,13 @@ def _show_refused_order(request: Request, exc: Exception) -> Response:
 
 def _show_outage(request: Request, _exc: Exception) -> Response:
     return _error(request, 503, "The record does not answer. Nothing is lost; try again.")
+
+
+def _show_defect(request: Request, _exc: Exception) -> Response:
+    """Answer in place of a page that failed; the failure itself is raised again, and logged."""
+    answer = _error(request, 500, "This page failed.")
+    answer.headers.update({**auth.HEADERS, "cache-control": "no-store"})
+    return answer
 
 
 # -- serving ----------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import secrets
 from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from fastapi import HTTPException, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, Headers, MutableHeaders
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.dashboard import basic
@@ -27,11 +28,11 @@ PUBLIC_FOLDER = "/static/"
 # What a session may do before its one-time password is changed.
 _BEFORE_CHANGE = frozenset({"/password", "/logout"})
 _MAX_BODY_BYTES = 16 * 1024
+_OUTAGE = Path(__file__).parent / "templates" / "outage.html"
 # A text of routing rules, and the opinions on the lesions of a whole body.
 _LARGE_BODIES = {"/rules": 1024 * 1024, "/reviews": 512 * 1024}
 
-# No inline script or style, nothing from elsewhere, no frames.
-_HEADERS = {
+HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
     "frame-ancestors 'none'",
@@ -42,6 +43,7 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+"""On every answer: no inline script or style, nothing from elsewhere, no frames."""
 
 
 class Gate:
@@ -65,7 +67,7 @@ class Gate:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
+                for name, value in HEADERS.items():
                     headers[name] = value
                 is_static = scope["path"].startswith(PUBLIC_FOLDER)
                 headers.setdefault("cache-control", "no-cache" if is_static else "no-store")
@@ -94,10 +96,10 @@ class Gate:
         try:
             session = await run_in_threadpool(self._who, scope, headers)
         except RecordUnavailable:
-            return PlainTextResponse("The record does not answer. Try again.", 503)
+            return _outage(scope)
         if isinstance(session, Response):
             return session
-        return _unwelcome(scope, session)
+        return _unwelcome(scope, session, has_ended=bool(cookie_of(headers, self._cookie)))
 
     def _who(self, scope: Scope, headers: Headers) -> Session | Response | None:
         """Return who asks: a program by its API token, below /api/ alone, or a login."""
@@ -109,14 +111,20 @@ class Gate:
         return self._accounts.session(token) if token else None
 
 
-def _unwelcome(scope: Scope, session: Session | None) -> Response | None:
-    """Return the answer to who has no session, or a one-time password; None lets pass."""
+def _unwelcome(scope: Scope, session: Session | None, *, has_ended: bool) -> Response | None:
+    """Return the answer to who has no session, or a one-time password; None lets pass.
+
+    Parameters
+    ----------
+    has_ended
+        Whether the browser had a session once: its cookie came.
+    """
     path = scope["path"]
     wants_json = path.startswith("/api/") or path == "/live"
     if session is None:
         if wants_json:
             return JSONResponse({"detail": "log in first"}, 401)
-        return RedirectResponse(_login_address(scope), 303)
+        return RedirectResponse(_login_address(scope, has_ended=has_ended), 303)
     if session.must_change_password and path not in _BEFORE_CHANGE:
         if wants_json:
             return JSONResponse({"detail": "change the one-time password first"}, 403)
@@ -172,12 +180,20 @@ def _unfit(method: str, headers: Headers, max_bytes: int) -> Response | None:
     return None
 
 
-def _login_address(scope: Scope) -> str:
+def _outage(scope: Scope) -> Response:
+    """Say that the record does not answer: without it nobody knows who asks."""
+    if scope["path"].startswith("/api/") or scope["path"] == "/live":
+        return JSONResponse({"detail": "the record does not answer; try again"}, 503)
+    return HTMLResponse(_OUTAGE.read_text(encoding="utf-8"), 503)
+
+
+def _login_address(scope: Scope, *, has_ended: bool) -> str:
+    said = "ended=yes" if has_ended else ""
     if scope["method"] != "GET" or scope["path"] == "/":
-        return "/login"
+        return f"/login?{said}" if said else "/login"
     query = scope.get("query_string", b"").decode("latin-1")
     wanted = scope["path"] + (f"?{query}" if query else "")
-    return f"/login?next={quote(wanted, safe='/')}"
+    return f"/login?next={quote(wanted, safe='/')}" + (f"&{said}" if said else "")
 
 
 def local_address(address: str) -> str:

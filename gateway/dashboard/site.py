@@ -100,7 +100,11 @@ def page(
     use = services(request)
     path = request.url.path
     here = max(
-        (each for each, _ in NAVIGATION if path == each or path.startswith(each.rstrip("/") + "/")),
+        (
+            each
+            for each, _ in NAVIGATION
+            if path == each or (each != "/" and path.startswith(each + "/"))
+        ),
         key=len,
         default="",
     )

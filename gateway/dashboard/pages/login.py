@@ -20,10 +20,20 @@ router = APIRouter(include_in_schema=False)
 
 
 def _login_page(
-    request: Request, address: str, message: str = "", status_code: int = 200
+    request: Request,
+    address: str,
+    message: str = "",
+    status_code: int = 200,
+    *,
+    has_ended: bool = False,
 ) -> HTMLResponse:
     request.state.login_token = secrets.token_urlsafe(32)
-    values = {"csrf_token": request.state.login_token, "next": address, "message": message}
+    values = {
+        "csrf_token": request.state.login_token,
+        "next": address,
+        "message": message,
+        "has_ended": has_ended,
+    }
     answer = page(request, "login.html", values, status_code)
     auth.set_login_cookie(request, answer)
     return answer
@@ -31,10 +41,12 @@ def _login_page(
 
 @router.get("/login")
 def show_login(
-    request: Request, address: Annotated[str, Query(alias="next", max_length=2000)] = "/"
+    request: Request,
+    address: Annotated[str, Query(alias="next", max_length=2000)] = "/",
+    ended: Annotated[str, Query(max_length=10)] = "",
 ) -> HTMLResponse:
     """Show the login form."""
-    return _login_page(request, auth.local_address(address))
+    return _login_page(request, auth.local_address(address), has_ended=ended == "yes")
 
 
 @router.post("/login")
