@@ -84,6 +84,17 @@ def forecast(
     RecordUnavailable
         The database does not answer.
     """
+    return forecast_at(bytes_per_day(engine, clock), home, listener, retention)
+
+
+def bytes_per_day(engine: Engine, clock: Clock = utc_now) -> float:
+    """Return what was received and made a day, over seven days or since the first instance.
+
+    Raises
+    ------
+    RecordUnavailable
+        The database does not answer.
+    """
     now = clock()
     since = now - dt.timedelta(days=_FORECAST_DAYS)
     with reading(engine) as connection:
@@ -96,7 +107,13 @@ def forecast(
             select(func.sum(ResultObject.size_bytes)).where(ResultObject.created_at >= since)
         ).scalar()
     days = (now - first).total_seconds() / 86400 if first is not None else _FORECAST_DAYS
-    pace = float((received or 0) + (made or 0)) / min(max(days, 1.0), _FORECAST_DAYS)
+    return float((received or 0) + (made or 0)) / min(max(days, 1.0), _FORECAST_DAYS)
+
+
+def forecast_at(
+    pace: float, home: Path, listener: ListenerSettings, retention: RetentionSettings
+) -> Forecast:
+    """Look at the disk; ``pace`` is in bytes a day."""
     disk = Disk.of(home)
     room = max(0, disk.free_bytes - reserve_bytes(listener, retention, home))
     low = retention.low_watermark_percent

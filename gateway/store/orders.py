@@ -81,12 +81,22 @@ class OrderDesk:
         self._routes = routes
         self._control = StudyControl(engine, clock)
 
-    def match(self, wanted: StudyFilter) -> Match:
-        """Count the studies that match a filter, on all of its pages."""
+    def match(self, wanted: StudyFilter, *, most: int | None = None) -> Match:
+        """Count the studies that match a filter, on all of its pages.
+
+        Parameters
+        ----------
+        most
+            Count no further than this, the newest first.
+        """
         conditions = replace(wanted, before_id=None, limit=None).conditions()
+        found = select(Study.id).where(*conditions)
+        if most is not None:
+            found = found.order_by(Study.id.desc()).limit(most)
+        ids = found.subquery()
         with reading(self._engine) as connection:
             row = connection.execute(
-                select(func.count(), func.max(Study.id)).select_from(Study).where(*conditions)
+                select(func.count(), func.max(ids.c.id)).select_from(ids)
             ).one()
         return Match(count=row[0], up_to_id=row[1] or 0)
 

@@ -133,7 +133,7 @@ def _ask(client: httpx.Client, look: Look, token: str) -> None:
         return
     if look.form:
         answer = client.post(look.path, data={**look.form, "csrf_token": token})
-        if answer.is_redirect:
+        if answer.is_redirect or answer.status_code == 404:  # one study was found, or none
             return
     else:
         answer = client.get(look.path)

@@ -40,7 +40,7 @@ class EchoRequest(BaseModel):
 @router.get("/storage", dependencies=[require(VIEWER)])
 def get_storage(use: Use) -> Any:
     """Return how full the disk is, how long it lasts, and what a purge would remove."""
-    return jsonable_encoder(storage_of(use))
+    return jsonable_encoder(storage_of(use, must_have=True))
 
 
 @router.get("/nodes", dependencies=[require(VIEWER)])

@@ -10,9 +10,9 @@ from starlette.concurrency import run_in_threadpool
 
 from gateway.dashboard import auth
 from gateway.dashboard.access import VIEWER, require
-from gateway.dashboard.pages.studies import UidPart
 from gateway.dashboard.pages.study import study_of
 from gateway.dashboard.site import Use
+from gateway.dashboard.study_query import UidPart
 
 router = APIRouter(tags=["live"])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -12,44 +12,21 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.dashboard.access import OPERATOR, VIEWER, CheckedCall, actor_of, require
-from gateway.dashboard.pages.studies import PAGE_SIZE, BeforeId, UidPart, study_filter
 from gateway.dashboard.pages.study import report_of, study_of
 from gateway.dashboard.site import RowId, Use
+from gateway.dashboard.study_query import StudyPageQuery, StudyQuery
 from gateway.store.control import MAX_REASON_CHARACTERS
 from gateway.store.orders import Match, Order, OrderResult
-from gateway.store.study_filter import MAX_TEXT_CHARACTERS, StudyFilter, filter_of
 
 router = APIRouter(prefix="/api/studies", tags=["studies"], dependencies=[require(VIEWER)])
 
 _MAX_LISTED = 1000
 
 
-class Matching(BaseModel):
-    """A filter of studies, as in the address of the list; every field that is set narrows it."""
+class Matching(StudyQuery):
+    """All studies that match, as in the address of the list."""
 
     model_config = ConfigDict(extra="forbid")
-
-    state: str = Field(default="", max_length=16)
-    uid: str = Field(default="", max_length=64, description="Part of the Study Instance UID.")
-    sender: str = Field(default="", max_length=16, description="Calling AE title, whole.")
-    analysis: str = Field(default="", max_length=64)
-    delivered: str = Field(default="", description="confirmed, pending or refused.")
-    reason: str = Field(default="", max_length=MAX_TEXT_CHARACTERS, description="Part of it.")
-    since: str = Field(default="", max_length=40, description="ISO 8601; first instance from then.")
-    until: str = Field(default="", max_length=40, description="ISO 8601; first instance before.")
-    urgent: bool = False
-    held: bool = False
-
-    def as_filter(self) -> StudyFilter:
-        """Return the filter; 422 for what cannot be used."""
-        values = {
-            name: ("yes" if value else "") if isinstance(value, bool) else value
-            for name, value in self.model_dump().items()
-        }
-        try:
-            return filter_of(values)
-        except ValueError as exc:
-            raise HTTPException(422, f"Not done: {exc}.") from exc
 
 
 class OrderBody(BaseModel):
@@ -76,24 +53,10 @@ class OrderBody(BaseModel):
 
 
 @router.get("")
-def list_studies(
-    request: Request,
-    use: Use,
-    state: str = "",
-    uid: UidPart = "",
-    sender: str = "",
-    analysis: str = "",
-    delivered: str = "",
-    reason: str = "",
-    since: str = "",
-    until: str = "",
-    urgent: Annotated[str, Query(description="yes, or nothing")] = "",
-    held: Annotated[str, Query(description="yes, or nothing")] = "",
-    before: BeforeId = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = PAGE_SIZE,
-) -> list[dict[str, Any]]:
+def list_studies(use: Use, asked: Annotated[StudyPageQuery, Query()]) -> list[dict[str, Any]]:
     """Return one page of studies as ``lentigo status --json`` does; ``Link`` names the next."""
-    wanted = study_filter(request, before=before, limit=limit + 1)
+    limit = asked.limit
+    wanted = replace(asked.as_filter(), before_id=asked.before, limit=limit + 1)
     found = use.status.studies(wanted)
     headers = {}
     if len(found) > limit:
@@ -105,9 +68,9 @@ def list_studies(
 
 
 @router.get("/count")
-def count_studies(request: Request, use: Use) -> Match:
+def count_studies(use: Use, asked: Annotated[StudyQuery, Query()]) -> Match:
     """Count the studies that match; the same parameters as the list, without pages."""
-    return use.orders.match(study_filter(request, limit=None))
+    return use.orders.match(asked.as_filter())
 
 
 @router.post("/orders", dependencies=[require(OPERATOR), CheckedCall])
@@ -122,7 +85,7 @@ def order(request: Request, use: Use, body: OrderBody) -> OrderResult:
         raise HTTPException(422, "With matching: no numbers, and the count that was looked at.")
     return use.orders.give_matching(
         body.order,
-        body.matching.as_filter(),
+        body.matching.as_filter(missing=422),
         expected=body.expected,
         actor=actor,
         reason=reason,

@@ -39,7 +39,8 @@ def confirm(request: Request, use: Use, order: str = "", scope: str = "") -> HTM
     values = request.query_params
     if scope == "all":
         query = str(values.get("query", ""))
-        found = use.orders.match(_filter(query))
+        # More than an order may be about need not be counted to the end.
+        found = use.orders.match(_filter(query), most=MAX_STUDIES + 1)
         count, ids = found.count, []
     else:
         query, ids = "", _ids(values.getlist("study"))

@@ -23,6 +23,8 @@ from gateway.store.reviews import VERDICTS, LesionOpinion, Opinion, ReviewDesk
 from gateway.store.tables import ResultObject, WorkItem
 
 PAGE_SIZE = 50
+_KEEP_S = 60.0
+"""How long a large record's chain counts as checked; the call ``/api/reviews/chain`` checks now."""
 EXPORTS = {"csv": "text/csv", "json": "application/json"}
 
 
@@ -81,10 +83,13 @@ def show_reviews(
     """Show the newest reviews and whether their chain is whole."""
     desk = ReviewDesk(use.engine)
     found = desk.newest(PAGE_SIZE + 1, before)
+    checked = use.shelf.look("reviews", desk.faults, keep_s=_KEEP_S)
     values = {
         "reviews": found[:PAGE_SIZE],
         "counts": desk.counts(),
-        "faults": desk.faults(),
+        "faults": checked.value if checked is not None else [],
+        "checked_at": checked.read_at if checked is not None else None,
+        "is_pending": checked is None or not checked.is_fresh,
         "older_address": f"/reviews?before={found[PAGE_SIZE - 1].id}"
         if len(found) > PAGE_SIZE
         else "",

@@ -3,50 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import replace
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from gateway.dashboard.access import OWN, VIEWER, Form, actor_of, require
 from gateway.dashboard.site import Use, page
+from gateway.dashboard.study_query import MAX_ID, PAGE_SIZE, BeforeId, checked_filter
 from gateway.store import states
 from gateway.store.status import StateCount
 from gateway.store.study_filter import DELIVERED, StudyFilter, filter_of
 from gateway.store.views import SavedViews
 
-PAGE_SIZE = 50
 # A study that waits longer than this in a state that is not final wants to be looked at.
 LATE_AFTER_S = 15 * 60.0
 
-_MAX_ID = 2**31 - 1
 _UNDER_WAY = tuple(state for state in states.STUDY_STATES if state not in states.FINAL_STATES)
 
 router = APIRouter(include_in_schema=False, dependencies=[require(VIEWER)])
-
-UidPart = Annotated[str, Query(max_length=64)]
-BeforeId = Annotated[int | None, Query(ge=1, le=_MAX_ID)]
-
-
-def study_filter(request: Request, *, before: int | None = None, limit: int | None) -> StudyFilter:
-    """Return the filter that an address asks for.
-
-    Raises
-    ------
-    HTTPException
-        404 for what does not exist, 422 for what cannot be used.
-    """
-    values = request.query_params
-    if len(values.get("uid", "")) > 64:
-        raise HTTPException(422, "A UID has at most 64 characters.")
-    try:
-        wanted = filter_of(values)
-    except ValueError as exc:
-        no_such = "there is no" in str(exc)
-        raise HTTPException(404 if no_such else 422, f"Not shown: {exc}.") from exc
-    return replace(wanted, before_id=before, limit=limit)
 
 
 @router.get("/studies")
@@ -54,7 +30,7 @@ def show_studies(
     request: Request, use: Use, before: BeforeId = None, said: str = ""
 ) -> HTMLResponse:
     """Show the states with their oldest studies, and one page of studies."""
-    wanted = study_filter(request, before=before, limit=PAGE_SIZE + 1)
+    wanted = checked_filter(request.query_params, before=before, limit=PAGE_SIZE + 1)
     mark = use.history.marks([])[None]  # before the reads, so that no change is missed
     counts = use.status.counts()
     found = use.status.studies(wanted)
@@ -102,7 +78,7 @@ def save_view(request: Request, use: Use, form: Form) -> Response:
 @router.post("/studies/views/{view_id}/forget", dependencies=[require(OWN)])
 def forget_view(request: Request, use: Use, view_id: int, form: Form) -> Response:
     """Delete a view of one's own."""
-    if not 0 < view_id <= _MAX_ID or not SavedViews(use.engine).forget(actor_of(request), view_id):
+    if not 0 < view_id <= MAX_ID or not SavedViews(use.engine).forget(actor_of(request), view_id):
         raise HTTPException(404, "There is no such view.")
     return RedirectResponse("/studies", 303)
 
