@@ -5,6 +5,7 @@ Nothing is changed, and nothing asked but settings, the modes of files and libpq
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 import stat
@@ -13,12 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from gateway.dashboard.identity.settings import OpenidSettings
 from gateway.delivery.stow_settings import StowSettings
 from gateway.errors import PeerSyntaxError
 from gateway.listener.acceptance import Peer
+from gateway.observation.settings import (
+    EventSettings,
+    MailSettings,
+    MetricsSettings,
+    TracingSettings,
+)
+from gateway.roles import ADMIN
 from gateway.settings import (
     AuditSettings,
     BrokerSettings,
@@ -37,6 +47,24 @@ SERVICES = frozenset({LISTEN, DASHBOARD, SWEEP, WORK})
 _VERIFIED = frozenset({"verify-ca", "verify-full"})  # PostgreSQL's sslmode
 _BESIDE_OBVIOUS = 8
 """Characters that a password needs beside a word that everybody tries."""
+MIN_SECRET_CHARACTERS = 16
+"""Of what only programs have to know; nobody types it."""
+_EVERYBODY = frozenset(
+    # What each account of a directory has: Active Directory, Entra ID, Keycloak, and plain words.
+    [
+        "*",
+        "all",
+        "all users",
+        "authenticated users",
+        "domain users",
+        "everybody",
+        "everyone",
+        "offline_access",
+        "uma_authorization",
+        "user",
+        "users",
+    ]
+)
 _OBVIOUS = ("password", "passwort", "lentigo", "changeme", "123456", "qwerty", "admin")
 
 
@@ -55,6 +83,11 @@ class Setup:
     stow: StowSettings = field(default_factory=StowSettings)
     priors: PriorSettings = field(default_factory=PriorSettings)
     audit: AuditSettings = field(default_factory=AuditSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    events: EventSettings = field(default_factory=EventSettings)
+    mail: MailSettings = field(default_factory=MailSettings)
+    openid: OpenidSettings = field(default_factory=OpenidSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
     security: SecuritySettings = field(default_factory=SecuritySettings)
 
 
@@ -132,19 +165,51 @@ def page_plain(setup: Setup) -> Iterator[str]:
 def weak_password(setup: Setup) -> Iterator[str]:
     """What is wrong with the initial password."""
     given = setup.dashboard.initial_password
-    if given is None:
-        return
-    password = given.get_secret_value()
-    plain = password.casefold()
-    is_obvious = any(
-        word in plain and len(plain) - len(word) < _BESIDE_OBVIOUS for word in _OBVIOUS
+    if given is not None:
+        yield from _guessable("the initial password", given, MIN_PASSWORD_CHARACTERS)
+
+
+def _guessable(what: str, given: SecretStr, shortest: int) -> Iterator[str]:
+    """Say why a secret is none."""
+    secret = given.get_secret_value()
+    beside = functools.reduce(
+        lambda left, word: left.replace(word, ""), _OBVIOUS, secret.casefold()
     )
-    if len(password) < MIN_PASSWORD_CHARACTERS:
-        yield f"the initial password has fewer than {MIN_PASSWORD_CHARACTERS} characters"
-    elif len(set(password)) < MIN_PASSWORD_CHARACTERS // 2:
-        yield "the initial password repeats too few characters"
+    is_obvious = len(beside) < min(_BESIDE_OBVIOUS, len(secret))
+    if len(secret) < shortest:
+        yield f"{what} has fewer than {shortest} characters"
+    elif len(set(secret)) < shortest // 2:
+        yield f"{what} repeats too few characters"
     elif is_obvious:
-        yield "the initial password is built on a word that everybody tries"
+        yield f"{what} is built on a word that everybody tries"
+
+
+def weak_secrets(setup: Setup) -> Iterator[str]:
+    """What is wrong with the secrets between programs: metrics, webhooks, OpenID."""
+    named = (
+        ("the token of the metrics", setup.metrics.token if setup.metrics.enabled else None),
+        ("the secret of webhooks", setup.events.secret if setup.events.addresses else None),
+        ("the OpenID client secret", setup.openid.client_secret if setup.openid.is_on else None),
+    )
+    for what, given in named:
+        if given is not None:
+            yield from _guessable(what, given, MIN_SECRET_CHARACTERS)
+
+
+def openid_everybody(setup: Setup) -> Iterator[str]:
+    """Groups that everybody is in and that make an administrator."""
+    for group, role in setup.openid.role_of_group if setup.openid.is_on else ():
+        name = group.casefold().lstrip("/")
+        if role == ADMIN and (name in _EVERYBODY or name.startswith("default-roles-")):
+            yield f"everybody at the OpenID provider is an administrator here, by the group {group}"
+
+
+def mail_plain(setup: Setup) -> Iterator[str]:
+    """Whether alarms leave this host readable."""
+    mail = setup.mail
+    host = mail.server.rpartition(":")[0]
+    if mail.is_on and mail.security == "none" and is_beyond_loopback(host):
+        yield f"alarms go to {host} by mail without TLS"
 
 
 def _readable(paths: Iterator[Path], bits: int) -> Iterator[Path]:
@@ -247,6 +312,14 @@ def credentials_plain(setup: Setup) -> Iterator[str]:
     has_secret = bool(priors.dicomweb_password or priors.dicomweb_token or url.password)
     if url.scheme == "http" and has_secret and is_beyond_loopback(url.hostname or ""):
         yield f"credentials go to {url.hostname} over plain HTTP (LENTIGO_PRIORS_DICOMWEB_URL)"
+    host = setup.mail.server.rpartition(":")[0]
+    is_open = setup.mail.security == "none" and is_beyond_loopback(host)
+    if setup.mail.is_on and is_open and setup.mail.username:
+        yield f"credentials go to {host} by plain SMTP (LENTIGO_MAIL_SECURITY)"
+    url = urlsplit(setup.tracing.endpoint)
+    is_open = url.scheme == "http" and is_beyond_loopback(url.hostname or "")
+    if is_open and setup.tracing.token:
+        yield f"the token of the traces goes to {url.hostname} over plain HTTP"
     has_secret = bool(stow.password or stow.token or stow.password_file or stow.token_file)
     for entry in setup.delivery.destination.split(","):
         url = urlsplit(entry.strip())

@@ -101,6 +101,22 @@ RULES: tuple[Rule, ...] = (
         findings.weak_password,
     ),
     _rule(
+        "weak-secret",
+        REFUSED,
+        "Who guesses it reads the metrics, forges events, or poses as us at the OpenID provider.",
+        f"give {findings.MIN_SECRET_CHARACTERS} random characters or more "
+        "(`openssl rand -base64 32`) in a file, by LENTIGO_METRICS_TOKEN_FILE, "
+        "LENTIGO_EVENTS_SECRET_FILE or LENTIGO_OPENID_CLIENT_SECRET_FILE",
+        findings.weak_secrets,
+    ),
+    _rule(
+        "openid-admin-for-everybody",
+        REFUSED,
+        "Every account of the hospital may do everything here.",
+        "name a group of the administrators alone in LENTIGO_OPENID_ROLES",
+        findings.openid_everybody,
+    ),
+    _rule(
         "home-open",
         REFUSED,
         "The record and the spool hold patients' names and images.",
@@ -159,8 +175,8 @@ RULES: tuple[Rule, ...] = (
     _rule(
         "credentials-in-plain",
         REFUSED,
-        "Passwords and tokens for a PACS can be overheard.",
-        "use https:// there",
+        "Passwords and tokens for a PACS, a mail server or a collector can be overheard.",
+        "use https:// there, and starttls or tls for mail",
         findings.credentials_plain,
     ),
     _rule(
@@ -169,6 +185,13 @@ RULES: tuple[Rule, ...] = (
         "Whoever is on the network reads results and names.",
         "use AET@HOST:PORT/tls, or https://, where the PACS takes it",
         findings.destination_plain,
+    ),
+    _rule(
+        "mail-without-tls",
+        WARNED,
+        "Alarms hold no patient's data, but say what does not work; and they can be forged.",
+        "set LENTIGO_MAIL_SECURITY to starttls or tls",
+        findings.mail_plain,
     ),
     _rule(
         "syslog-without-tls",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -70,7 +71,10 @@ class OpenidSettings(SecretSettings):
     @field_validator("issuer", "public_url")
     @classmethod
     def _web_address(cls, value: str) -> str:
-        if value and not value.startswith(("https://", "http://127.0.0.1", "http://localhost")):
+        # By its host: http://localhost.example is somebody else's.
+        parts = urlsplit(value)
+        is_here = parts.scheme == "http" and parts.hostname in {"127.0.0.1", "::1", "localhost"}
+        if value and not is_here and not (parts.scheme == "https" and parts.hostname):
             raise ValueError("must begin with https:// (http:// on loopback only)")
         return value
 

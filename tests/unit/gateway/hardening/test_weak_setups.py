@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.audit.events import KINDS
+from gateway.dashboard.identity.settings import OpenidSettings
 from gateway.errors import SettingsError, WeakSetup
 from gateway.hardening.findings import Setup
 from gateway.hardening.rules import REFUSED, RULES, refuse_weak, weaknesses
@@ -27,6 +28,17 @@ OPEN = {
     "credentials-in-plain": {
         "PRIORS_DICOMWEB_URL": "http://pacs.local/dicom-web",
         "PRIORS_DICOMWEB_TOKEN": "a token",
+    },
+    "weak-secret": {"METRICS_TOKEN": "too short"},
+    "openid-admin-for-everybody": {
+        "OPENID_ISSUER": "https://login.example/realms/staff",
+        "OPENID_ROLES": "pathology=viewer,Domain Users=admin",
+    },
+    "mail-without-tls": {
+        "MAIL_SERVER": "mail.local:25",
+        "MAIL_SECURITY": "none",
+        "MAIL_SENDER": "lentigo@clinic.example",
+        "MAIL_RECIPIENTS": "pacs@clinic.example",
     },
     "destination-without-tls": {"DELIVERY_DESTINATION": "PACS@pacs.local:104"},
     "syslog-without-tls": {"AUDIT_SYSLOG": "udp://audit.local:514"},
@@ -58,6 +70,65 @@ def test_each_weakness_is_seen(private, monkeypatch, name, variables):
 def test_results_over_plain_http_are_a_weakness_too(private, monkeypatch):
     seen = found(private, monkeypatch, DELIVERY_DESTINATION="http://pacs.local/dicom-web")
     assert "destination-without-tls" in seen
+
+
+OIDC = {"OPENID_ISSUER": "https://login.example/realms/staff"}
+HOOK = {"EVENTS_WEBHOOKS": "https://ris.example/x"}
+MAIL = {**OPEN["mail-without-tls"], "MAIL_USERNAME": "lentigo", "MAIL_PASSWORD": "secret"}
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "is_seen"),
+    [
+        ("weak-secret", {**HOOK, "EVENTS_SECRET": "0123456789abcde"}, True),
+        ("weak-secret", {**HOOK, "EVENTS_SECRET": "changeme-lentigo"}, True),
+        ("weak-secret", {**HOOK, "EVENTS_SECRET": "aaaaaaaaaaaaaaaaaaaaaaaa"}, True),
+        ("weak-secret", {**HOOK, "EVENTS_SECRET": "kT9v-2mQx_r71LwZpB4e"}, False),
+        ("weak-secret", {"EVENTS_SECRET": "of nothing"}, False),
+        ("weak-secret", {**OIDC, "OPENID_CLIENT_SECRET": "secret"}, True),
+        ("weak-secret", {"OPENID_CLIENT_SECRET": "secret"}, False),
+        ("weak-secret", {"METRICS_TOKEN": "short", "METRICS_ENABLED": "false"}, False),
+        ("openid-admin-for-everybody", {**OIDC, "OPENID_ROLES": "everyone=viewer"}, False),
+        ("openid-admin-for-everybody", {**OIDC, "OPENID_ROLES": "pacs=admin"}, False),
+        ("openid-admin-for-everybody", {**OIDC, "OPENID_ROLES": "default-roles-x=admin"}, True),
+        ("openid-admin-for-everybody", {"OPENID_ROLES": "everyone=admin"}, False),
+        ("credentials-in-plain", MAIL, True),
+        ("credentials-in-plain", {**MAIL, "MAIL_SERVER": "127.0.0.1:25"}, False),
+        ("credentials-in-plain", {**MAIL, "MAIL_SECURITY": "tls"}, False),
+        ("mail-without-tls", {**MAIL, "MAIL_SERVER": "localhost:25"}, False),
+        (
+            "credentials-in-plain",
+            {"TRACING_ENDPOINT": "http://collector.local/v1/traces", "TRACING_TOKEN": "x"},
+            True,
+        ),
+        (
+            "credentials-in-plain",
+            {"TRACING_ENDPOINT": "https://collector.local/v1/traces", "TRACING_TOKEN": "x"},
+            False,
+        ),
+    ],
+)
+def test_the_doors_of_observation_and_login_are_looked_at(
+    private, monkeypatch, name, variables, is_seen
+):
+    assert (name in found(private, monkeypatch, **variables)) is is_seen
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://127.0.0.1.login.example", "http://localhost.example", "ftp://login.example", "x"],
+)
+@pytest.mark.parametrize("name", ["ISSUER", "PUBLIC_URL"])
+def test_only_this_very_host_is_spoken_to_in_plain_for_a_login(monkeypatch, name, address):
+    monkeypatch.setenv(f"LENTIGO_OPENID_{name}", address)
+    with pytest.raises(ValueError, match="https"):
+        OpenidSettings()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8080/realms/x", "https://a.example", ""])
+def test_a_provider_on_this_host_may_be_plain(monkeypatch, address):
+    monkeypatch.setenv("LENTIGO_OPENID_ISSUER", address)
+    assert OpenidSettings().issuer == address
 
 
 def test_every_weakness_has_a_test():
