@@ -7,7 +7,8 @@ later, many at a time, and only then is the space used again. What a crash leave
 and not on the disk is restored at the next start.
 
 The journal is an optimisation: whenever it cannot take an instance it says so, and the spool syncs
-the file itself. It is made only once many instances have come. How records lie in its files is
+the file itself. It is made only once many instances have come, and completed at a later start
+where a process died over the making. How records lie in its files is
 ``gateway.journal_segment``'s.
 """
 
@@ -117,6 +118,8 @@ class Journal:
             except OSError:
                 segment.close()
                 raise
+        if self._missing_segments < _SEGMENTS:
+            self._wishes_left = 0  # it was worth it before: make what is missing
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
         return restored

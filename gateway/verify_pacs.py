@@ -53,13 +53,14 @@ def check_pacs(
     checked = broken = 0
     for destination, series in _confirmed(engine).items():
         checked += sum(len(expected) for expected in series.values())
+        found = _problems(destination, series, settings)
+        # From here on: the first look may have taken longer than all patience.
         deadline = time.monotonic() + patience_s
-        while found := _problems(destination, series, settings):
-            if time.monotonic() >= deadline:
-                break
+        while found and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
             # A busy PACS leaves out now one object, now another: what was listed is there.
             series = {pair: series[pair] for pair in found}
-            time.sleep(_PAUSE_S)
+            found = _problems(destination, series, settings)
         problems = [text for texts in found.values() for text in texts]
         broken += len(problems)
         examples += problems

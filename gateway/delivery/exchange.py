@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import read_file_meta_info, read_partial
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
@@ -25,6 +26,8 @@ from gateway.delivery.routes import ObjectState, Outcome, Outgoing
 from gateway.delivery.statuses import classify_status
 
 _STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # PS3.4 C.6.2.3
+
+_SOP_INSTANCE_UID = 0x00080018
 
 NOT_TRIED = "the association ended early"
 _UNANSWERED = "no answer: aborted or timed out"
@@ -73,10 +76,12 @@ class Session:
     def store(self, each: Outgoing) -> Outcome:
         """Store one object and return what the destination said."""
         syntax = self.syntaxes[each.id]
-        usable = {syntax}
-        if syntax == ExplicitVRLittleEndian:
-            usable.add(str(ImplicitVRLittleEndian))
-        if not any((each.sop_class_uid, other) in self.accepted for other in usable):
+        is_sent_as_stored = (each.sop_class_uid, syntax) in self.accepted
+        may_convert = (
+            syntax == ExplicitVRLittleEndian
+            and (each.sop_class_uid, str(ImplicitVRLittleEndian)) in self.accepted
+        )
+        if not is_sent_as_stored and not may_convert:
             return outcome_of(
                 each, ObjectState.REFUSED, "the destination accepts no presentation context for it"
             )
@@ -84,9 +89,12 @@ class Session:
             return outcome_of(each, ObjectState.PENDING, NOT_TRIED)
         started = time.monotonic()
         try:
-            ds = dcmread(each.path)
-            status = self.assoc.send_c_store(ds)
+            # From the file, fragment by fragment; only what is converted is read as a whole.
+            source = _identified(each.path) if is_sent_as_stored else dcmread(each.path)
+            status = self.assoc.send_c_store(source)
         except (OSError, InvalidDicomError) as exc:
+            if self.assoc.is_established:
+                self.assoc.abort()  # a part of it may be on its way
             return outcome_of(
                 each, ObjectState.PENDING, f"the result file cannot be read ({type(exc).__name__})"
             )
@@ -156,6 +164,23 @@ class Session:
         if value == 0x0000 or 0xB000 <= value <= 0xBFFF:
             return ""
         return f"the destination declines storage commitment (status {value:04X})"
+
+
+def _identified(path: Path) -> Path:
+    """Return a file whose data set says what it is.
+
+    Raises
+    ------
+    AttributeError
+        It has no SOP Class or SOP Instance UID.
+    OSError, InvalidDicomError
+        It cannot be read.
+    """
+    with path.open("rb") as file:
+        start = read_partial(file, lambda tag, _vr, _length: tag > _SOP_INSTANCE_UID)
+    for keyword in ("SOPClassUID", "SOPInstanceUID"):
+        getattr(start, keyword)
+    return path
 
 
 def outcome_of(

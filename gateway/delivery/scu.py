@@ -2,12 +2,14 @@
 
 pynetdicom negotiates and keeps the state machine; it says nothing of why a connection failed and
 waits for ever in the middle of a PDU. The socket that it is handed here remembers the error, closes
-itself, and knows how long a peer may be silent.
+itself, and knows how long a peer may be silent. Its queue of fragments on their way out would hold
+a whole file, and the wait for the answer would begin before the file is sent; here it holds a few.
 """
 
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import ssl
 from collections.abc import Sequence
@@ -15,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from pynetdicom import AE, build_role
+from pynetdicom import AE, _config, build_role
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import P_DATA
 from pynetdicom.presentation import PresentationContext
 
 from gateway.delivery.routes import Destination
@@ -27,6 +30,8 @@ from gateway.errors import AssociationRefused, NoContextAccepted, TlsSettingsErr
 from gateway.settings import TlsSettings
 
 _MAX_PDU_BYTES = 0x20000
+_QUEUED_FRAGMENTS = 16
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,7 @@ def associate(destination: Destination, proposal: Proposal, tls: TlsSettings) ->
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     ae.implementation_version_name = "LENTIGO"
     answer_timeout_s = proposal.answer_timeout_s or proposal.timeout_s
+    _config.STORE_SEND_CHUNKED_DATASET = True  # a C-STORE of a path reads as it sends
     ae.connection_timeout = ae.acse_timeout = proposal.timeout_s
     ae.dimse_timeout = ae.network_timeout = answer_timeout_s
     line = _Line(peer_context(destination, tls), silence_s=answer_timeout_s)
@@ -77,8 +83,29 @@ def associate(destination: Destination, proposal: Proposal, tls: TlsSettings) ->
     except OSError as exc:  # the name cannot be resolved, or no socket is to be had
         raise AssociationRefused(_unreachable(exc)) from exc
     if assoc.is_established:
+        assoc.dul.to_provider_queue = _Fragments(assoc)
         return assoc
     raise _refusal(assoc, line.error)
+
+
+class _Fragments(queue.Queue[Any]):
+    """What is on its way out of an association, in bounded memory."""
+
+    def __init__(self, assoc: Association) -> None:
+        super().__init__(_QUEUED_FRAGMENTS)
+        self._assoc = assoc
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Add a primitive, when there is room; what nobody would send any more is let go."""
+        while not self._is_over(item):
+            with contextlib.suppress(queue.Full):
+                super().put(item, timeout=_LOOK_S)
+                return
+
+    def _is_over(self, item: Any) -> bool:
+        if isinstance(item, P_DATA) and not self._assoc.is_established:
+            return True
+        return not self._assoc.dul.is_alive()
 
 
 def peer_context(destination: Destination, tls: TlsSettings) -> ssl.SSLContext | None:
