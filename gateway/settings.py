@@ -14,11 +14,13 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL
 
+from gateway.audit.settings import AuditSettings
 from gateway.dashboard.identity.settings import AccountSettings, OpenidSettings
 from gateway.dashboard.model_settings import ModelSettings
 from gateway.delivery.stow_settings import StowSettings
 from gateway.dicomweb.settings import DicomwebSettings
 from gateway.errors import SettingsError
+from gateway.hardening.settings import SecuritySettings
 from gateway.observation.settings import OBSERVATION_SETTINGS
 from gateway.secret_files import SecretSettings, file_variables
 
@@ -303,31 +305,6 @@ class DashboardSettings(SecretSettings):
     """One-time password of the first account; made at random when absent."""
 
 
-class AuditSettings(BaseSettings):
-    """Where the audit trail goes beside the record."""
-
-    model_config = _config(PREFIX + "AUDIT_")
-
-    log: Path | None = None
-    """File of audit messages; ``audit/audit.log`` in the home folder when absent."""
-    syslog: str = ""
-    """Audit record repository: ``udp://HOST:PORT``, ``tcp://HOST:PORT`` or ``tls://HOST:PORT``."""
-    syslog_ca: Path | None = None
-    """Certificates that sign the repository's; the system's when absent."""
-    syslog_certificate: Path | None = None
-    """Certificate that we show to the repository."""
-    syslog_key: Path | None = None
-    """Key of that certificate."""
-    source_id: str = ""
-    """AuditSourceID of every message; the name of the host when empty."""
-    enterprise_site: str = ""
-    """AuditEnterpriseSiteID of every message."""
-    patient_id: bool = False
-    """Write Patient IDs into messages; else the digest that stands for the patient."""
-    interval_s: float = Field(default=1.0, gt=0)
-    """Seconds between two looks for something to report."""
-
-
 class RetentionSettings(BaseSettings):
     """How long what is kept; 0 days keeps for ever."""
 
@@ -360,15 +337,6 @@ class RetentionSettings(BaseSettings):
     quota: str = ""
     """Disk that sources may use: ``AET@NETWORK=50GB``, several separated by commas; ``*@NETWORK``
     is the sum of all that match. Beyond it a source is answered A700."""
-
-
-class SecuritySettings(BaseSettings):
-    """Weaknesses that a site insists on."""
-
-    model_config = _config(PREFIX + "SECURITY_")
-
-    accept: str = ""
-    """Comma-separated names of weaknesses to start with all the same; ``docs/security.md``."""
 
 
 ALL_SETTINGS: tuple[type[BaseSettings], ...] = (

@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from sqlalchemy import Engine
 
 from gateway.audit.recorder import AuditRecorder, forwarders
+from gateway.audit.settings import AuditSettings
 from gateway.errors import GatewayError
 from gateway.observation.observer import Observer
 from gateway.observation.senders import open_outbox
 from gateway.retention.purge import Purge
 from gateway.retention.watermarks import Forecast, forecast
-from gateway.settings import AuditSettings, ListenerSettings, RetentionSettings, StoreSettings
+from gateway.settings import ListenerSettings, RetentionSettings, StoreSettings
 from gateway.store import states
 from gateway.store.engine import Clock, utc_now, writing
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from sqlalchemy import Engine, select
 
 from gateway.audit.recorder import log_file, renderer
+from gateway.audit.settings import AuditSettings
 from gateway.audit.trail_file import anchors_in
 from gateway.errors import GatewayError
 from gateway.home import resolve_home
-from gateway.settings import AuditSettings, StoreSettings
+from gateway.settings import StoreSettings
 from gateway.store import audit
 from gateway.store.audit import Anchor, Trail
 from gateway.store.engine import reading, utc_now, writing

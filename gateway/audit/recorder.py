@@ -13,11 +13,12 @@ from sqlalchemy import Engine
 
 from gateway.audit.forwarding import Forwarder, Renderer
 from gateway.audit.message import Source
+from gateway.audit.settings import AuditSettings
 from gateway.audit.summary import summarise
 from gateway.audit.syslog import SyslogSender, SyslogServer, tls_context
 from gateway.audit.trail_file import TrailFile
 from gateway.errors import RecordUnavailable, SinkUnavailable
-from gateway.settings import AuditSettings, ListenerSettings, StoreSettings
+from gateway.settings import ListenerSettings, StoreSettings
 from gateway.store.engine import Clock, utc_now
 
 log = logging.getLogger(__name__)

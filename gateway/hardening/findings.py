@@ -18,9 +18,11 @@ from pydantic import SecretStr
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from gateway.audit.settings import AuditSettings
 from gateway.dashboard.identity.settings import OpenidSettings
 from gateway.delivery.stow_settings import StowSettings
 from gateway.errors import PeerSyntaxError
+from gateway.hardening.settings import SecuritySettings
 from gateway.listener.acceptance import Peer
 from gateway.observation.settings import (
     EventSettings,
@@ -30,13 +32,11 @@ from gateway.observation.settings import (
 )
 from gateway.roles import ADMIN
 from gateway.settings import (
-    AuditSettings,
     BrokerSettings,
     DashboardSettings,
     DeliverySettings,
     ListenerSettings,
     PriorSettings,
-    SecuritySettings,
     StoreSettings,
     TlsSettings,
 )
@@ -51,19 +51,10 @@ MIN_SECRET_CHARACTERS = 16
 """Of what only programs have to know; nobody types it."""
 _EVERYBODY = frozenset(
     # What each account of a directory has: Active Directory, Entra ID, Keycloak, and plain words.
-    [
-        "*",
-        "all",
-        "all users",
-        "authenticated users",
-        "domain users",
-        "everybody",
-        "everyone",
-        "offline_access",
-        "uma_authorization",
-        "user",
-        "users",
-    ]
+    (
+        *("*", "all", "all users", "authenticated users", "domain users", "everybody"),
+        *("everyone", "offline_access", "uma_authorization", "user", "users"),
+    )
 )
 _OBVIOUS = ("password", "passwort", "lentigo", "changeme", "123456", "qwerty", "admin")
 

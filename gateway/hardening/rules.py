@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from gateway.errors import SettingsError, WeakSetup
 from gateway.hardening import findings
 from gateway.hardening.findings import Setup
+from gateway.hardening.settings import SecuritySettings
 from gateway.secret_files import READABLE_SECRETS
-from gateway.settings import SecuritySettings
 from gateway.store.accounts import MIN_PASSWORD_CHARACTERS
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
 from gateway.audit.recorder import log_file
+from gateway.audit.settings import AuditSettings
 from gateway.audit.trail_file import anchors_in
 from gateway.dashboard.access import ADMIN, Form, actor_of, require
 from gateway.dashboard.site import Services, Use, page
-from gateway.settings import AuditSettings
 from gateway.store import audit
 from gateway.store.audit import Trail
 from gateway.store.audit_search import Wanted, search, sinks

@@ -10,6 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, func, select, text
 
 from gateway.audit.recorder import log_file
+from gateway.audit.settings import AuditSettings
 from gateway.audit.trail_file import anchors_in
 from gateway.errors import RecordUnavailable
 from gateway.host.doctor.finding import (
@@ -22,7 +23,6 @@ from gateway.host.doctor.finding import (
     newest_revision,
 )
 from gateway.observation import gauges
-from gateway.settings import AuditSettings
 from gateway.store import states
 from gateway.store.audit import Trail
 from gateway.store.clock_watch import TOLERANCE_S

@@ -24,11 +24,11 @@ from gateway.audit.events import KINDS, Code
 from gateway.audit.forwarding import Forwarder, Renderer
 from gateway.audit.message import Source, Subject, audit_message
 from gateway.audit.recorder import AuditRecorder
+from gateway.audit.settings import AuditSettings
 from gateway.audit.summary import summarise
 from gateway.audit.syslog import SyslogSender, SyslogServer, anchor_of, syslog_line, tls_context
 from gateway.audit.trail_file import TrailFile, anchors_in
 from gateway.errors import SettingsError, SinkUnavailable
-from gateway.settings import AuditSettings
 from gateway.store import audit
 from gateway.store.audit import Entry, Trail
 from gateway.store.engine import writing
