@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import Depends, HTTPException, Request
 from starlette.datastructures import FormData
 
-from gateway.dashboard import auth
+from gateway.dashboard.identity import auth
 from gateway.roles import ADMIN, OPERATOR, REVIEWER, ROLES, VIEWER, Permission
 
 __all__ = [

@@ -24,10 +24,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway import wording
-from gateway.dashboard import api, auth, pages, site
+from gateway.dashboard import api, pages, site
 from gateway.dashboard.api import documents
-from gateway.dashboard.auth import Gate
 from gateway.dashboard.board import OverviewBoard
+from gateway.dashboard.identity import auth
+from gateway.dashboard.identity.auth import Gate
 from gateway.dashboard.identity.openid import OpenidLogin, check_settings
 from gateway.dashboard.identity.settings import OpenidSettings
 from gateway.dashboard.live import LiveFeed

@@ -22,7 +22,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from gateway.dashboard import basic
+from gateway.dashboard.identity import basic
 from gateway.dicomweb.settings import DicomwebSettings
 from gateway.errors import RecordUnavailable
 from gateway.roles import Permission, may

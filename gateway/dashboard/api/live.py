@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from gateway.dashboard import auth
 from gateway.dashboard.access import VIEWER, require
+from gateway.dashboard.identity import auth
 from gateway.dashboard.pages.study import study_of
 from gateway.dashboard.site import Use
 from gateway.dashboard.study_query import UidPart

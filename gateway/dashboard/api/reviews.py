@@ -10,7 +10,7 @@ from fastapi.encoders import jsonable_encoder
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.dashboard.access import CheckedCall, Permission, actor_of, require
-from gateway.dashboard.auth import session_of
+from gateway.dashboard.identity.auth import session_of
 from gateway.dashboard.pages.reviews import exported, reveals_of
 from gateway.dashboard.site import RowId, Use
 from gateway.errors import ReviewRefused

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from gateway.dashboard.access import Form, Permission, actor_of, may, require
-from gateway.dashboard.auth import session_of
+from gateway.dashboard.identity.auth import session_of
 from gateway.dashboard.site import RowId, Services, Use, page
 from gateway.errors import AccountRefused
 from gateway.roles import ROLES, SUMMARIES, is_within

@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from gateway.dashboard import auth
 from gateway.dashboard.access import Form, LoginForm
+from gateway.dashboard.identity import auth
 from gateway.dashboard.site import Use, page
 from gateway.errors import PasswordRefused
 from gateway.store.accounts import MIN_PASSWORD_CHARACTERS

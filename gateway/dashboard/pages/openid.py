@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from gateway.dashboard import auth
+from gateway.dashboard.identity import auth
 from gateway.dashboard.identity.openid import OpenidLogin
 from gateway.dashboard.site import Use, page
 from gateway.errors import AccountRefused, LoginRefused

@@ -9,8 +9,8 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.datastructures import FormData
 
-from gateway.dashboard import auth
 from gateway.dashboard.access import OPERATOR, Form, actor_of, require
+from gateway.dashboard.identity import auth
 from gateway.dashboard.site import Use, page
 from gateway.store.control import MAX_REASON_CHARACTERS
 from gateway.store.orders import MAX_STUDIES, NEEDS_REASON, Order, OrderResult

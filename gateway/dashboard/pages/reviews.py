@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from gateway.dashboard import review_export
 from gateway.dashboard.access import Form, Permission, actor_of, may, require
-from gateway.dashboard.auth import session_of
+from gateway.dashboard.identity.auth import session_of
 from gateway.dashboard.identity.settings import AccountSettings
 from gateway.dashboard.model_desk import manifest_of
 from gateway.dashboard.model_settings import ModelSettings

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import select, update
 
-from gateway.dashboard import basic
+from gateway.dashboard.identity import basic
 from gateway.store.accounts import FAILURES_BEFORE_LOCK
 from gateway.store.engine import reading, writing
 from gateway.store.tables import Account, Document

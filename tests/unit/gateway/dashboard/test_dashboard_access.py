@@ -5,7 +5,7 @@ import re
 import pytest
 from sqlalchemy import select
 
-from gateway.dashboard.auth import local_address
+from gateway.dashboard.identity.auth import local_address
 from gateway.store.accounts import FAILURES_BEFORE_LOCK
 from gateway.store.engine import reading
 from gateway.store.tables import AuditEntry

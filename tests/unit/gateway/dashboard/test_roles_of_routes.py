@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from fastapi.routing import APIRoute
 
-from gateway.dashboard.auth import PUBLIC
+from gateway.dashboard.identity.auth import PUBLIC
 from gateway.roles import ROLES, Permission
 from gateway.store.tokens import Tokens
 from tests.pages import BASE, TestClient

@@ -17,7 +17,7 @@ from starlette.datastructures import FormData, Headers, MutableHeaders
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.dashboard import basic
+from gateway.dashboard.identity import basic
 from gateway.dicomweb import door as dicomweb
 from gateway.errors import RecordUnavailable
 from gateway.store.accounts import Accounts, Caller, NewSession, Session
@@ -28,7 +28,7 @@ PUBLIC_FOLDER = "/static/"
 # What a session may do before its one-time password is changed.
 _BEFORE_CHANGE = frozenset({"/password", "/logout"})
 _MAX_BODY_BYTES = 16 * 1024
-_OUTAGE = Path(__file__).parent / "templates" / "outage.html"
+_OUTAGE = Path(__file__).parents[1] / "templates" / "outage.html"
 # A text of routing rules, and the opinions on the lesions of a whole body.
 _LARGE_BODIES = {"/rules": 1024 * 1024, "/reviews": 512 * 1024}
 
