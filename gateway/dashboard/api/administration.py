@@ -39,8 +39,12 @@ class EchoRequest(BaseModel):
 
 @router.get("/storage", dependencies=[require(VIEWER)])
 def get_storage(use: Use) -> Any:
-    """Return how full the disk is, how long it lasts, and what a purge would remove."""
-    return jsonable_encoder(storage_of(use, must_have=True))
+    """Return how full the disk is, how long it lasts, and what a purge would remove.
+
+    Pace and purge are as of ``counted_at``; while a large record's are counted for the first time
+    they are null: ask again in a moment.
+    """
+    return jsonable_encoder(storage_of(use))
 
 
 @router.get("/nodes", dependencies=[require(VIEWER)])

@@ -32,19 +32,14 @@ class _Past:
     purge: dict[str, Any]
 
 
-def storage_of(use: Services, *, must_have: bool = False) -> dict[str, Any]:
+def storage_of(use: Services) -> dict[str, Any]:
     """Return what there is to say of the disk; changes nothing.
 
-    Parameters
-    ----------
-    must_have
-        Wait for the pace and the purge of a large record where they were never counted; without,
-        ``counted_at`` is then None and what depends on them too.
+    While the pace and the purge of a large record are counted for the first time, ``counted_at``
+    and what depends on it are None.
     """
     listener, retention = ListenerSettings(), RetentionSettings()
-    kept = use.shelf.look(
-        "storage", lambda: _past(use, retention), keep_s=_KEEP_S, must_have=must_have
-    )
+    kept = use.shelf.look("storage", lambda: _past(use, retention), keep_s=_KEEP_S)
     past = kept.value if kept is not None else None
     pace = past.bytes_per_day if past is not None else 0.0
     found = forecast_at(pace, use.home, listener, retention)
