@@ -231,7 +231,7 @@ def _answer(deliveries: Sequence[DeliveryStatus]) -> DeliveryAnswer:
         return DeliveryAnswer(
             kind="folder",
             text=f"Kept in the results folder: {_objects(total)} written and read back. "
-            "No PACS is set as a destination.",
+            "No PACS was to get them.",
         )
     held = "the object" if total == 1 else f"all {_objects(total)}"
     return DeliveryAnswer(kind="yes", text=f"Yes: {where} holds {held} ({_evidence(confirmed)}).")

@@ -15,6 +15,7 @@ from gateway.home import running_instance
 from gateway.settings import ListenerSettings
 from gateway.store import states
 from gateway.store.overview import WINDOWS
+from gateway.store.troubles import troubles
 
 # What is longer in a stage than this wants to be looked at.
 LATE_AFTER_S = {
@@ -57,6 +58,7 @@ def show_overview(request: Request, use: Use, window: WindowName = "24h") -> HTM
             "mark": mark if kept is not None and kept.is_fresh else "",
             "totals": totals(use),
             "listener": _listener(use),
+            "troubles": troubles(use.engine),
             "received_today": use.board.received_today(),
             "loads": use.board.loads(),
             "late_after_s": LATE_AFTER_S,
