@@ -275,8 +275,10 @@ class Lentigo:
 def _wrong_clock(offset: str) -> dict[str, str]:
     """Return the environment that moves the clock of a program (libfaketime)."""
     (library,) = list(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))[:1]
+    sleeping = str(ROOT / "tests" / "servers" / "clock_site")
     return {
         "LD_PRELOAD": str(library),
+        "PYTHONPATH": os.pathsep.join(filter(None, (sleeping, os.environ.get("PYTHONPATH", "")))),
         **(
             {"FAKETIME_TIMESTAMP_FILE": offset[1:], "FAKETIME_NO_CACHE": "1"}
             if offset.startswith("@")
