@@ -16,6 +16,30 @@ from typing import Any
 from cryptography import x509
 from sqlalchemy import ColumnElement, Connection, Engine, exists, func, select
 
+from gateway.observation.gauge_table import (
+    AUDIT_FAILING,
+    AUDIT_LAG,
+    BREAKER,
+    CERTIFICATE,
+    DISK_FREE,
+    DISK_LOW,
+    DISK_RESERVE,
+    DISK_TOTAL,
+    DRIFT_PSI,
+    DRIFTING,
+    HELD,
+    LAST_STUDY,
+    NOTICES,
+    OBSERVER_LAG,
+    OLDEST,
+    PENDING,
+    QUEUED,
+    RUNNING,
+    SERVICE_MARK,
+    SILENT,
+    STUDIES,
+    Sample,
+)
 from gateway.observation.tallies import MAX_SERIES
 from gateway.retention.watermarks import Disk, reserve_bytes
 from gateway.settings import (
@@ -42,140 +66,6 @@ from gateway.store.tables import (
     Study,
     WorkItem,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gauge:
-    """One metric that goes up and down."""
-
-    name: str
-    help: str
-    labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One value of a gauge."""
-
-    gauge: Gauge
-    value: float
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-STUDIES = Gauge(
-    name="lentigo_studies",
-    help="Studies of the record, by state.",
-    labels=("state",),
-)
-HELD = Gauge(name="lentigo_studies_held", help="Studies that wait for a person to release them.")
-OLDEST = Gauge(
-    name="lentigo_oldest_item_age_seconds",
-    help="Age of the oldest item of each stage; 0 when there is none.",
-    labels=("stage",),
-)
-QUEUED = Gauge(
-    name="lentigo_queue_depth",
-    help="Work items that wait, by analysis and step.",
-    labels=("analysis", "step"),
-)
-RUNNING = Gauge(
-    name="lentigo_work_items_in_progress",
-    help="Work items that a worker holds, by analysis and step.",
-    labels=("analysis", "step"),
-)
-PENDING = Gauge(
-    name="lentigo_deliveries_pending",
-    help="Objects that a destination has not confirmed yet.",
-    labels=("destination", "state"),
-)
-BREAKER = Gauge(
-    name="lentigo_destination_breaker_open",
-    help="1 while a destination does not answer and is left alone, 0.5 while it is tried.",
-    labels=("destination",),
-)
-DISK_FREE = Gauge(name="lentigo_storage_free_bytes", help="Free space of the home's disk.")
-DISK_TOTAL = Gauge(name="lentigo_storage_total_bytes", help="Size of the home's disk.")
-DISK_RESERVE = Gauge(
-    name="lentigo_storage_reserve_bytes",
-    help="Free space under which instances are refused with A700.",
-)
-DISK_LOW = Gauge(
-    name="lentigo_storage_low_watermark_bytes",
-    help="Free space under which a warning is raised and retention runs at once.",
-)
-CERTIFICATE = Gauge(
-    name="lentigo_certificate_expiry_days",
-    help="Days until a certificate of ours runs out; negative when it has.",
-    labels=("use",),
-)
-AUDIT_LAG = Gauge(
-    name="lentigo_audit_lag_entries",
-    help="Entries of the audit trail that a sink does not have yet.",
-    labels=("sink",),
-)
-AUDIT_FAILING = Gauge(
-    name="lentigo_audit_failing_seconds",
-    help="How long a sink of the audit trail has not taken anything; 0 while it does.",
-    labels=("sink",),
-)
-NOTICES = Gauge(
-    name="lentigo_notices_waiting",
-    help="Events that a receiver outside has not taken yet.",
-    labels=("channel",),
-)
-DRIFT_PSI = Gauge(
-    name="lentigo_drift_psi",
-    help="Population stability index of a model's newest answers against its reference.",
-    labels=("source", "analysis", "measure"),
-)
-DRIFTING = Gauge(
-    name="lentigo_drifting",
-    help="1 while the answers of a model for a source have moved away from the reference.",
-    labels=("source", "analysis", "measure"),
-)
-SILENT = Gauge(
-    name="lentigo_source_silent",
-    help="1 while a source is silent for longer than its own rhythm explains.",
-    labels=("source",),
-)
-LAST_STUDY = Gauge(
-    name="lentigo_source_last_study_age_seconds",
-    help="Time since the newest study of a source.",
-    labels=("source",),
-)
-SERVICE_MARK = Gauge(
-    name="lentigo_service_mark_age_seconds",
-    help="Age of the mark that a service of this host leaves while it turns.",
-    labels=("service",),
-)
-OBSERVER_LAG = Gauge(
-    name="lentigo_observer_lag_rows",
-    help="Lines of the timeline that have not been counted yet.",
-)
-GAUGES = (
-    STUDIES,
-    HELD,
-    OLDEST,
-    QUEUED,
-    RUNNING,
-    PENDING,
-    BREAKER,
-    DISK_FREE,
-    DISK_TOTAL,
-    DISK_RESERVE,
-    DISK_LOW,
-    CERTIFICATE,
-    AUDIT_LAG,
-    AUDIT_FAILING,
-    NOTICES,
-    DRIFT_PSI,
-    DRIFTING,
-    SILENT,
-    LAST_STUDY,
-    SERVICE_MARK,
-    OBSERVER_LAG,
-)
-"""Everything that is asked at a scrape."""
 
 STAGES = ("receiving", "routing", "analysing", "delivering", "confirming")
 SERVICES = ("sweeper", "workers-all", "workers-quick", "workers-long")

@@ -24,21 +24,20 @@ from sqlalchemy import Connection
 
 from gateway.errors import GatewayError, RecordUnavailable
 from gateway.observation import counting, gauges
+from gateway.observation.gauge_table import Gauge, Sample
 from gateway.observation.tallies import Family, read_series
 from gateway.store.engine import reading
 
 log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-UP = gauges.Gauge(name="lentigo_record_up", help="1 while the record answers.")
-ERRORS = gauges.Gauge(
+UP = Gauge(name="lentigo_record_up", help="1 while the record answers.")
+ERRORS = Gauge(
     name="lentigo_scrape_errors",
     help="1 where a group of metrics could not be asked.",
     labels=("group",),
 )
-BUILD = gauges.Gauge(
-    name="lentigo_build_info", help="1; the version is a label.", labels=("version",)
-)
+BUILD = Gauge(name="lentigo_build_info", help="1; the version is a label.", labels=("version",))
 
 
 class RecordCollector(Collector):
@@ -50,7 +49,7 @@ class RecordCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return every metric; those that cannot be asked now are left out."""
-        samples = [gauges.Sample(gauge=BUILD, value=1.0, labels={"version": self._version})]
+        samples = [Sample(gauge=BUILD, value=1.0, labels={"version": self._version})]
         failed: list[str] = []
         for name, ask in gauges.GROUPS.items():
             try:
@@ -69,14 +68,14 @@ class RecordCollector(Collector):
                 counted = list(_counted(connection))
         except RecordUnavailable:
             is_up = False
-        samples.append(gauges.Sample(gauge=UP, value=float(is_up)))
+        samples.append(Sample(gauge=UP, value=float(is_up)))
         for name in gauges.GROUPS:
             labels = {"group": name}
-            samples.append(gauges.Sample(gauge=ERRORS, value=float(name in failed), labels=labels))
+            samples.append(Sample(gauge=ERRORS, value=float(name in failed), labels=labels))
         return [*_gauges(samples), *counted]
 
 
-def _gauges(samples: Iterable[gauges.Sample]) -> Iterator[Metric]:
+def _gauges(samples: Iterable[Sample]) -> Iterator[Metric]:
     families: dict[str, GaugeMetricFamily] = {}
     for sample in samples:
         gauge = sample.gauge

@@ -23,6 +23,7 @@ from gateway.host.doctor.finding import (
     newest_revision,
 )
 from gateway.observation import gauges
+from gateway.observation.gauge_table import OLDEST
 from gateway.store import states
 from gateway.store.audit import Trail
 from gateway.store.clock_watch import TOLERANCE_S
@@ -140,7 +141,7 @@ def check_work(subject: Subject) -> Iterator[Finding]:
         ages = {
             sample.labels["stage"]: sample.value
             for sample in gauges.work(place)
-            if sample.gauge is gauges.OLDEST
+            if sample.gauge is OLDEST
         }
         yield from _leases(engine, subject.clock())
         yield from _held(engine)
