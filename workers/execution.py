@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from gateway.delivery.routes import Route
 from gateway.errors import LeaseLost, RecordUnavailable
 from gateway.faults import failpoint
 from gateway.logs import log_context
-from gateway.observation.tracing import traced, tracer
 from gateway.queue import BrokerUnavailable, Queue
 from gateway.store.deliveries import DeliveryDesk
 from gateway.store.states import DELIVER
@@ -45,6 +43,7 @@ from workers.ports import (
 from workers.routing import Decision, decide_all, destinations_of, explain_no_match
 from workers.settings import WorkerSettings
 from workers.slide.source import NoSlides, SlideSource
+from workers.spans import route_span, step_span
 from workers.study import Study
 
 log = logging.getLogger(__name__)
@@ -89,7 +88,8 @@ def route(services: Services, generation_id: int) -> None:
     """Turn a closed generation into work items and announce them."""
     with log_context(generation_id=generation_id):
         try:
-            _route(services, generation_id)
+            with route_span(services.ledger, generation_id):
+                _route(services, generation_id)
         except Exception as exc:  # the task wrapper, see the module's first lines
             failure = classify(exc)
             _log_failure("route", failure, exc)
@@ -207,7 +207,7 @@ def work(services: Services, work_item_id: int) -> None:
         with Heartbeat(services.ledger, claim, lease_s=services.settings.lease_s) as heartbeat:
             try:
                 failpoint("worker.claimed")
-                with _traced(services, claim):
+                with step_span(services.ledger, claim):
                     _step(services, claim, heartbeat)
             except LeaseLost:
                 log.warning(
@@ -228,19 +228,6 @@ def work(services: Services, work_item_id: int) -> None:
             time.monotonic() - started,
             extra={"action": f"work_item.{claim.step}.ended"},
         )
-
-
-def _traced(services: Services, claim: Claim) -> AbstractContextManager[None]:
-    if tracer("workers") is None:
-        return nullcontext()
-    attributes = {
-        "lentigo.study": claim.generation.study_id,
-        "lentigo.work_item": claim.work_item_id,
-        "lentigo.analysis": claim.analysis,
-        "lentigo.attempt": claim.attempt,
-    }
-    generation = (services.ledger.installation_serial(), claim.generation.id)
-    return traced("workers", claim.step, attributes, generation)
 
 
 def _step(services: Services, claim: Claim, heartbeat: Heartbeat) -> None:

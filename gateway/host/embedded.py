@@ -133,10 +133,16 @@ def triton_command(
     grpc_port: int,
     http_port: int,
     models: Sequence[str] = ("*",),
+    traces: str = "",
 ) -> Command:
     """Return the command that serves ``models`` of ``repository`` on loopback.
 
     A new version of a model goes into service when Triton is told to load the model again.
+
+    Parameters
+    ----------
+    traces
+        OTLP/HTTP endpoint for Triton's own spans, which join the trace of a request; empty: none.
 
     Notes
     -----
@@ -165,9 +171,21 @@ def triton_command(
             *(f"--load-model={model}" for model in models),
             # Two instances on one host must not share the backend's memory regions.
             f"--backend-config=python,shm-region-prefix-name=lentigo_{os.getpid()}_{grpc_port}",
+            *(_trace_options(traces) if traces else ()),
         ),
         environment={
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
             "LD_LIBRARY_PATH": f"{files.libraries}{os.pathsep}{files.python_library}",
         },
+    )
+
+
+def _trace_options(endpoint: str) -> tuple[str, ...]:
+    """Return the options for a span of each request, below that of who sent it."""
+    return (
+        "--trace-config=mode=opentelemetry",
+        "--trace-config=level=TIMESTAMPS",
+        "--trace-config=rate=1",
+        f"--trace-config=opentelemetry,url={endpoint}",
+        "--trace-config=opentelemetry,resource=service.name=triton",
     )

@@ -77,6 +77,8 @@ class UpOptions:
     repository: Path = field(default=Path(__file__).resolve().parents[2] / "triton_repo")
     models: tuple[str, ...] = ("*",)
     """Models that the embedded Triton loads."""
+    triton_traces: str = ""
+    """Where the embedded Triton sends its spans; empty: nowhere."""
 
 
 class Supervisor:
@@ -121,13 +123,9 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _lock(self) -> Iterator[None]:
-        for folder in (
-            self._home,
-            self._options.store.run_folder,
-            self._options.store.log_folder,
-            self._options.store.results_folder,
-            self._options.store.spool_folder,
-        ):
+        store = self._options.store
+        folders = (store.run_folder, store.log_folder, store.results_folder, store.spool_folder)
+        for folder in (self._home, *folders):
             try:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             except OSError as exc:
@@ -151,9 +149,7 @@ class Supervisor:
         http_port = check_port(options.dashboard.bind, options.dashboard.port, "--http-port")
         broker_url, triton_url, triton_http = options.broker_url, options.triton_url, ""
         if not broker_url:
-            redis_socket = self._socket_path()
-            broker_url = f"redis+socket://{redis_socket}"
-            self._add_redis(redis_socket)
+            broker_url = self._add_redis(self._socket_path())
         if not triton_url:
             grpc_port, triton_http_port = embedded.free_port(), embedded.free_port()
             triton_url = f"127.0.0.1:{grpc_port}"
@@ -210,7 +206,8 @@ class Supervisor:
             path = Path(tempfile.mkdtemp(prefix="lentigo-")) / "redis.sock"
         return path
 
-    def _add_redis(self, path: Path) -> None:
+    def _add_redis(self, path: Path) -> str:
+        """Add a Redis of our own; return its URL."""
         client = redis.Redis(unix_socket_path=str(path), socket_timeout=1.0)
 
         def is_ready() -> bool:
@@ -226,6 +223,7 @@ class Supervisor:
         self._services.append(
             Service(name="redis", command=command, is_ready=is_ready, stop_wave=2, is_foreign=True)
         )
+        return f"redis+socket://{path}"
 
     def _add_triton(self, grpc_port: int, http_port: int, url: str) -> None:
         self._services.append(
@@ -237,6 +235,7 @@ class Supervisor:
                     grpc_port=grpc_port,
                     http_port=http_port,
                     models=self._options.models,
+                    traces=self._options.triton_traces,
                 ),
                 is_ready=lambda: http_ok(f"{url}/v2/health/ready"),
                 passing_causes=_PASSING_CAUSES,

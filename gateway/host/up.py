@@ -12,6 +12,7 @@ from gateway.home import resolve_home
 from gateway.host.installation import check_installation
 from gateway.host.supervisor import Supervisor, UpOptions
 from gateway.observation.senders import check_receivers
+from gateway.observation.settings import TracingSettings
 from gateway.settings import (
     BrokerSettings,
     DashboardSettings,
@@ -93,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     keep_private()
     refuse_weak(Setup(store=store, listener=listener, dashboard=dashboard, delivery=delivery))
     # Without either variable a Redis of our own is started.
+    tracing = TracingSettings()
     names = ("LENTIGO_BROKER_URL", "LENTIGO_BROKER_URL_FILE")
     is_named = any(os.environ.get(name) for name in names)
     return Supervisor(
@@ -104,5 +106,7 @@ def run(args: argparse.Namespace) -> int:
             broker_url=BrokerSettings().url if is_named else "",
             triton_url=os.environ.get("LENTIGO_TRITON_URL", ""),
             models=tuple(args.models or ("*",)),
+            # It cannot be told the token: a program of others learns none of our secrets.
+            triton_traces="" if tracing.token else tracing.endpoint,
         )
     ).run()

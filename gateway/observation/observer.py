@@ -26,7 +26,8 @@ from gateway.observation.silence import SilenceWatch
 from gateway.observation.tallies import Tallies
 from gateway.observation.tracing import trace_ids, tracer
 from gateway.store.engine import Clock, utc_now
-from gateway.store.tables import Generation, Installation
+from gateway.store.installation import installation_serial
+from gateway.store.tables import Generation
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Observer:
         file_notices(connection, rows, self._receivers, now)
         self._silence.add(connection, rows, now)
         self._drift.add(connection, rows, now)
-        trace_received(connection, rows)
+        trace_received(connection, rows, now)
 
     def look(self, stop: threading.Event | None = None) -> int:
         """Read what is new, at most one batch once ``stop`` is set; return how many rows.
@@ -112,15 +113,13 @@ def _instances(connection: Connection, rows: Sequence[Any], now: dt.datetime) ->
     tallies.write(connection)
 
 
-def trace_received(connection: Connection, rows: Sequence[Any]) -> None:
+def trace_received(connection: Connection, rows: Sequence[Any], now: dt.datetime) -> None:
     """Add what the listener and the quiet window took to the traces of studies that closed."""
     found = tracer("listener")
     closed = [row for row in rows if row.action == "generation.closed"]
     if found is None or not closed:
         return
-    serial = connection.execute(select(Installation.serial)).scalar()
-    if serial is None:
-        return  # made with the first result: then the next study has its trace
+    serial = installation_serial(connection, now)
     for row in closed:
         generation = connection.execute(
             select(Generation.id, Generation.opened_at, Generation.last_instance_at).where(

@@ -6,25 +6,23 @@ Redis carry only hints.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.delivery.routes import FOLDER, Route
 from gateway.errors import LeaseLost
 from gateway.faults import failpoint
 from gateway.store import states
 from gateway.store.engine import reading, writing
+from gateway.store.installation import installation_serial
 from gateway.store.leases import NO_LEASE, LeaseDesk
 from gateway.store.routing import RoutingLedger
 from gateway.store.self_tests import stays_here
 from gateway.store.tables import (
     Delivery,
     Generation,
-    Installation,
     ResultObject,
     Study,
     WorkItem,
@@ -247,10 +245,4 @@ class WorkLedger(RoutingLedger, LeaseDesk):
         """Return this installation's serial number, made at the first call."""
         now = self._clock()
         with writing(self._engine) as connection:
-            dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-            connection.execute(
-                dialect.insert(Installation)
-                .values(id=1, serial=uuid.uuid4().hex, created_at=now)
-                .on_conflict_do_nothing()
-            )
-            return str(connection.execute(select(Installation.serial)).scalar_one())
+            return installation_serial(connection, now)
