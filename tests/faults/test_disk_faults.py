@@ -1,4 +1,7 @@
-"""The disk full or failing at every write, a real full disk, a read-only spool."""
+"""The disk full or failing at every write, a real full disk, a read-only spool.
+
+A short form of the first two is in ``test_kill_matrix``, with the installation that runs there.
+"""
 
 import subprocess
 from pathlib import Path
@@ -18,18 +21,12 @@ pytestmark = pytest.mark.timeout(240)
 
 SPOOL_WRITES = ("spool.begin", "spool.write", "spool.sync", "spool.rename", "spool.folder_sync")
 RESULT_WRITES = ("results.write", "results.sync", "results.rename", "results.folder_sync")
-SHORT = {("spool.write", "enospc"), ("results.sync", "eio")}
+ERRORS = pytest.mark.parametrize("error", ["enospc", "eio"])
 
 
-def cases(names: tuple[str, ...]) -> list[object]:
-    return [
-        pytest.param(name, error, marks=() if (name, error) in SHORT else pytest.mark.faults)
-        for name in names
-        for error in ("enospc", "eio")
-    ]
-
-
-@pytest.mark.parametrize(("name", "error"), cases(SPOOL_WRITES))
+@pytest.mark.faults
+@ERRORS
+@pytest.mark.parametrize("name", SPOOL_WRITES)
 def test_what_could_not_be_written_is_not_acknowledged(
     healthy: Site, name: str, error: str
 ) -> None:
@@ -43,7 +40,9 @@ def test_what_could_not_be_written_is_not_acknowledged(
     assert list((healthy.store.spool_folder / "incoming").iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "error"), cases((*RESULT_WRITES, "worker.input_read")))
+@pytest.mark.faults
+@ERRORS
+@pytest.mark.parametrize("name", [*RESULT_WRITES, "worker.input_read"])
 def test_a_result_that_could_not_be_written_is_written_later(
     healthy: Site, name: str, error: str
 ) -> None:
@@ -66,7 +65,7 @@ def test_a_disk_that_stays_full_is_said_and_waited_for(healthy: Site) -> None:
     healthy.check(paths, "a results folder that was full")
 
 
-@pytest.mark.parametrize("error", ["enospc", "eio"])
+@ERRORS
 def test_no_room_for_temporary_images_is_a_passing_condition(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: str
 ) -> None:
@@ -79,7 +78,7 @@ def test_no_room_for_temporary_images_is_a_passing_condition(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", ["enospc", "eio"])
+@ERRORS
 def test_embeddings_that_cannot_be_kept_are_lived_without(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: str
 ) -> None:

@@ -65,6 +65,17 @@ def test_a_process_that_is_killed_at_a_step_loses_and_doubles_nothing(
     healthy.check(paths, f"kill -9 at {step}")
 
 
+@pytest.mark.parametrize("plan", ["spool.write=enospc", "results.sync=eio@1;results.sync=eio@2"])
+def test_a_disk_that_fails_for_a_moment_costs_a_try(healthy: Site, plan: str) -> None:
+    """The short form of ``test_disk_faults``, with the installation that runs here."""
+    name = plan.partition("=")[0]
+    healthy.arm(plan)
+    paths = healthy.make()
+    healthy.send(paths)
+    healthy.check(paths, plan)
+    assert healthy.passes(name) > 1
+
+
 @pytest.mark.faults
 def test_a_listener_that_is_killed_over_a_refusal_answers_the_next_try(
     healthy: Site, tmp_path: Path
