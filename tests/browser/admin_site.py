@@ -18,7 +18,7 @@ from argon2.profiles import CHEAPEST
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, select, update
 
 from gateway.dashboard.app import create_app
 from gateway.dicom.part10 import InstanceHeader
@@ -32,9 +32,9 @@ from gateway.settings import (
 )
 from gateway.spool import Spool
 from gateway.store import accounts
-from gateway.store.engine import migrate, open_engine, utc_now, writing
+from gateway.store.engine import migrate, open_engine, reading, utc_now, writing
 from gateway.store.intake import Intake
-from gateway.store.tables import DriftSeries, Generation, Instance
+from gateway.store.tables import DriftSeries, Generation, Instance, Study
 from gateway.store.values import Scheduled
 from tests.bench.web_record import fill
 from tests.certificates import authority
@@ -202,63 +202,90 @@ def _settle(patch: pytest.MonkeyPatch, home: Path, pacs: str) -> None:
     patch.setenv("XDG_STATE_HOME", str(home / "state"))
 
 
+def _work(record: Record, home: Path) -> tuple[str, int, int]:
+    """Fill the record; return UID and number of a completed study, number of a receiving one."""
+    fill(record.engine, STUDIES, now=utc_now())
+    _enliven(record.engine)
+    record.clock.now = utc_now() - dt.timedelta(seconds=30)
+    uid, number = completed(record, home)
+    slow = Intake(record.engine, CompletenessSettings(quiet_window_s=3000.0), utc_now)
+    waiting = header()
+    slow.register_instance(header=waiting, stored=stored(), association=association())
+    with reading(record.engine) as connection:
+        query = select(Study.id).where(Study.study_instance_uid == waiting.study_instance_uid)
+        return uid, number, int(connection.execute(query).scalar_one())
+
+
+def _enliven(engine: Engine) -> None:
+    """Let studies go on receiving, whatever a test closes, and one source's answers drift."""
+    later, random_ = utc_now() + dt.timedelta(hours=1), np.random.default_rng(5)
+    answers = {
+        name: {"values": [round(float(value), 3) for value in random_.beta(a, b, 200)]}
+        for name, a, b in (("reference", 2, 8), ("recent", 3, 5))
+    }
+    of_model = update(DriftSeries).where(DriftSeries.analysis == MODEL)
+    with writing(engine) as connection:
+        connection.execute(
+            update(Generation).where(Generation.state == "receiving").values(closes_at=later)
+        )
+        connection.execute(of_model.values(model_digest=DIGEST))
+        connection.execute(
+            of_model.where(DriftSeries.source == "CAMERA_1").values(
+                state="drifting", psi=0.31, ks=0.24, **answers
+            )
+        )
+
+
 @contextmanager
-def admin_site(home: Path, *, studies: int = STUDIES) -> Iterator[Site]:
-    """Serve the admin page of a home folder with some hundred studies; ``admin`` may log in."""
+def admin_site(home: Path, *, is_new: bool = False) -> Iterator[Site]:
+    """Serve the admin page of a home folder; ``admin`` may log in.
+
+    Parameters
+    ----------
+    home
+        Made here.
+    is_new
+        Nothing was ever received.
+    """
     home.mkdir()
     store = StoreSettings(home=home)
     migrate(store.record_url)
     engine = open_engine(store.record_url)
-    fill(engine, studies, now=utc_now())
-    with writing(engine) as connection:  # they go on receiving, whatever a test closes
-        later = utc_now() + dt.timedelta(hours=1)
-        connection.execute(
-            update(Generation).where(Generation.state == "receiving").values(closes_at=later)
-        )
-        connection.execute(
-            update(DriftSeries).where(DriftSeries.analysis == MODEL).values(model_digest=DIGEST)
-        )
-    clock = TestClock()
-    clock.now = utc_now() - dt.timedelta(seconds=30)
-    record = Record(engine, clock)
-    uid, number = completed(record, home)
-    slow = Intake(engine, CompletenessSettings(quiet_window_s=3000.0), utc_now)
-    waiting = header()
-    slow.register_instance(header=waiting, stored=stored(), association=association())
+    record = Record(engine, TestClock())
+    record.clock.now = utc_now()
+    uid, number, receiving = ("", 0, 0) if is_new else _work(record, home)
     listener = Listener(
         ListenerSettings(port=0), Intake(engine, CompletenessSettings()), Spool(home / "spool")
     )
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        StorageScp(sop_classes=(VERIFICATION,)).serving() as pacs,
-    ):
+    archive = StorageScp(sop_classes=(VERIFICATION,))
+    with pytest.MonkeyPatch.context() as patch, archive.serving() as scp:
+        pacs = f"PACS@127.0.0.1:{scp.port}"
         patch.setattr(accounts, "PasswordHasher", lambda: PasswordHasher.from_parameters(CHEAPEST))
-        _settle(patch, home, f"PACS@127.0.0.1:{pacs.port}")
+        _settle(patch, home, pacs)
         listener.start()
         patch.setenv("LENTIGO_LISTENER_PORT", str(listener.port))
         accounts.Accounts(engine).create_first("admin", ONE_TIME)
         settings = DashboardSettings(viewer_url="https://viewer.example/?uid={study_uid}")
         app = create_app(store, settings, engine)
-        with served(app) as url:
-            with httpx.Client(base_url=url, timeout=120) as client:
-                log_in(client)
-                change_password(client)
-                receiving = client.get(f"/api/studies/{waiting.study_instance_uid}").json()[
-                    "number"
-                ]
-            try:
-                yield Site(
-                    url=url,
-                    engine=engine,
-                    record=record,
-                    home=home,
-                    uid=uid,
-                    number=number,
-                    receiving=receiving,
-                    pacs=f"PACS@127.0.0.1:{pacs.port}",
-                    listener=listener,
-                )
-            finally:
-                app.state.services.feed.close()
-                listener.stop(grace_s=2.0)
+        try:
+            with served(app) as url:
+                with httpx.Client(base_url=url, timeout=120) as client:
+                    log_in(client)
+                    change_password(client)
+                try:
+                    yield Site(
+                        url=url,
+                        engine=engine,
+                        record=record,
+                        home=home,
+                        uid=uid,
+                        number=number,
+                        receiving=receiving,
+                        pacs=pacs,
+                        listener=listener,
+                    )
+                finally:
+                    app.state.services.feed.close()
+        finally:
+            listener.stop(grace_s=2.0)
     engine.dispose()

@@ -1,9 +1,17 @@
 """Fixtures of the browser tests."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.browser.admin_site import Site, admin_site
+from tests.browser.driver import Browser, browser
+from tests.pages import CHOSEN
+from tests.servers import require
+
+WIDE, NARROW = (1280, 860), (400, 860)
 
 
 @pytest.fixture
@@ -16,3 +24,52 @@ def screenshots(request: pytest.FixtureRequest) -> Path:
     folder = root / request.node.name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The admin page of an installation at work."""
+    require("chromium", "chromedriver", "openssl")
+    with admin_site(tmp_path_factory.mktemp("admin") / "home") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def window(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser in which ``admin`` is logged in; an error on its console fails the module."""
+    with browser(tmp_path_factory.mktemp("chromium"), size=WIDE) as found:
+        found.open(f"{site.url}/studies")
+        log_in(found)
+        found.wait_for("#list")
+        yield found
+
+
+def log_in(window: Browser, username: str = "admin", password: str = CHOSEN) -> None:
+    """Fill in the form that is shown."""
+    window.fill("#username", username)
+    window.fill("#password", password)
+    window.click(".card button")
+
+
+@pytest.fixture
+def shoot(window: Browser, screenshots: Path) -> Callable[[str], None]:
+    """Photographs the page, light, dark and narrow.
+
+    ``DOCS_SCREENSHOTS`` names a folder that gets the light one, too, as ``admin-<name>.png``.
+    """
+
+    def take(name: str) -> None:
+        for scheme in ("dark", "light"):
+            window.script(f"document.documentElement.dataset.scheme = '{scheme}'")
+            window.screenshot(screenshots / f"{name}-{scheme}.png")
+        if folder := os.environ.get("DOCS_SCREENSHOTS"):
+            window.screenshot(Path(folder) / f"admin-{name}.png")
+        window.script("delete document.documentElement.dataset.scheme")
+        assert not window.overflows(), name
+        window.set_size(*NARROW)
+        window.screenshot(screenshots / f"{name}-narrow.png")
+        overflows = window.overflows()
+        window.set_size(*WIDE)
+        assert not overflows, f"{name}, narrow"
+
+    return take

@@ -168,6 +168,12 @@ class Browser:
                 self._errors.append(str(entry["message"]))
         return list(self._errors)
 
+    def forgive(self) -> list[str]:
+        """Return the errors so far and forget them: a page that was to be refused has one."""
+        found = self.console_errors()
+        self._errors.clear()
+        return found
+
     def overflows(self) -> bool:
         """Whether the page is wider than the window."""
         return bool(
