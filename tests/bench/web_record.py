@@ -67,6 +67,7 @@ _REASONS = (
 _CHUNK = 5000
 _SPAN = dt.timedelta(days=30)
 _REVIEWED_EVERY = 20
+_PATIENTS = 40_000
 _BEGUN = (
     "generation.opened",
     "generation.closed",
@@ -81,15 +82,24 @@ Row = dict[str, Any]
 Rows = dict[type[Base], list[Row]]
 
 
-def fill(engine: Engine, studies: int, *, now: dt.datetime, seed: int = 1) -> None:
+def fill(
+    engine: Engine,
+    studies: int,
+    *,
+    now: dt.datetime,
+    seed: int = 1,
+    large_study: int = LARGE_STUDY_INSTANCES,
+) -> None:
     """Write studies of 30 days as they end up: most completed, some failed, a few in flight.
 
     Parameters
     ----------
     studies
         How many; each has two instances, about ten lines of timeline and two entries of the audit
-        trail, most a work item with a delivered result object. One of them has thousands of
-        instances. Statistics for the planner are left to the database.
+        trail, most a work item with a delivered result object. Statistics for the planner are
+        left to the database.
+    large_study
+        Instances of one of them, a third of the way.
     """
     random_ = random.Random(seed)
     trail = _Trail()
@@ -98,7 +108,9 @@ def fill(engine: Engine, studies: int, *, now: dt.datetime, seed: int = 1) -> No
             rows: Rows = defaultdict(list)
             for number in range(start + 1, min(start + _CHUNK, studies) + 1):
                 at = now - _SPAN * (1 - number / studies) - dt.timedelta(minutes=3)
-                _study(rows, number, at, random_, is_new=number > studies - 40, count=studies)
+                instances = large_study if number == studies // 3 else 2
+                is_new = number > studies - 40
+                _study(rows, number, at, random_, is_new=is_new, instances=instances)
                 trail.add(rows, number, at)
             _write(connection, rows)
         _write(connection, _site(now, studies))
@@ -185,7 +197,13 @@ def _mend_sequences(connection: Connection) -> None:
 
 
 def _study(
-    rows: Rows, number: int, at: dt.datetime, random_: random.Random, *, is_new: bool, count: int
+    rows: Rows,
+    number: int,
+    at: dt.datetime,
+    random_: random.Random,
+    *,
+    is_new: bool,
+    instances: int,
 ) -> None:
     state = _state(random_, is_new)
     kind, reason = random_.choice(_REASONS) if state == "failed" else ("", "")
@@ -213,7 +231,7 @@ def _study(
     rows[Identity].append(
         {
             "study_id": number,
-            "patient_key": f"{number % max(1, count // 3):064x}",
+            "patient_key": f"{number % _PATIENTS:064x}",
             "patient_id": f"P{number:07d}",
             "accession_number": f"A{number:07d}",
         }
@@ -235,7 +253,6 @@ def _study(
         }
     )
     sender = RARE_SENDER if number <= 10 else random_.choice(SENDERS)
-    instances = LARGE_STUDY_INSTANCES if number == count // 3 else 2
     for part in range(1, instances + 1):
         rows[Instance].append(_instance(number, part, at, sender, is_odd=number % 2000 == 0))
     if random_.random() < 0.001:
