@@ -33,6 +33,7 @@ _LOAD_S = 120.0  # weights are read, moved to the device and warmed up
 _COMMAND_S = 120.0
 _SAMPLE = 500
 _BARS = 20
+_REFUSES = "cannot load it"
 
 Change = Literal["promote", "rollback"]
 
@@ -96,7 +97,8 @@ class ModelDesk:
         Raises
         ------
         ModelRefused
-            The version is incomplete, there is none before, or the repository cannot be written.
+            The version is incomplete or Triton cannot load it, there is none before, or the
+            repository cannot be written; what was in service goes on.
         """
         folder = self._folder(name)
         if not reason.strip():
@@ -104,23 +106,39 @@ class ModelDesk:
         arguments = [change, "--model", name, "--repository", str(self._settings.repository)]
         arguments += ["--version", str(number)] if change == "promote" else []
         said = _run_training(arguments)
-        digest = str(manifest_of(folder).get("digest", ""))
+        self._note(folder, change, reason.strip(), actor)
+        problem = self._load(name)
+        if change == "promote" and problem.startswith(_REFUSES):
+            self._take_back(folder, actor)
+            raise ModelRefused(
+                f"Triton {problem}: version {number} was taken back, and what was in service "
+                "before goes on"
+            )
+        return f"{said}. " + (
+            f"But Triton {problem}: it goes on with what it served before; have it load the model."
+            if problem
+            else "Triton serves it."
+        )
+
+    def _take_back(self, folder: Path, actor: str) -> None:
+        """Put the version before back: a restart of Triton must not find one that does not load."""
+        _run_training(
+            ["rollback", "--model", folder.name, "--repository", str(self._settings.repository)]
+        )
+        self._note(folder, "rollback", "Triton cannot load the version that was promoted", actor)
+        self._load(folder.name)
+
+    def _note(self, folder: Path, change: Change, reason: str, actor: str) -> None:
         with writing(self._engine) as connection:
             audit.append(
                 connection,
                 utc_now(),
                 actor,
                 "model.promoted" if change == "promote" else "model.rolled_back",
-                model=name,
-                digest=digest,
-                reason=reason.strip()[:200],
+                model=folder.name,
+                digest=str(manifest_of(folder).get("digest", "")),
+                reason=reason[:200],
             )
-        problem = self._load(name)
-        return f"{said}. " + (
-            f"But Triton {problem}: it goes on with what it served before; have it load the model."
-            if problem
-            else "Triton serves it."
-        )
 
     def _folder(self, name: str) -> Path:
         folder = self._settings.repository / name
@@ -225,7 +243,7 @@ class ModelDesk:
                 answer = client.post(address, json={}, timeout=_LOAD_S)
         except requests.RequestException as exc:
             return f"does not answer ({type(exc).__name__})"
-        return "" if answer.ok else f"refuses ({answer.status_code})"
+        return "" if answer.ok else f"{_REFUSES} ({answer.status_code})"
 
 
 def _run_training(arguments: list[str]) -> str:

@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import Any
 
+from gateway.dashboard.model_settings import ModelSettings
 from gateway.hardening.findings import Setup
 from gateway.hardening.rules import keep_private, refuse_weak
 from gateway.home import resolve_home
@@ -105,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
             delivery=delivery,
             broker_url=BrokerSettings().url if is_named else "",
             triton_url=os.environ.get("LENTIGO_TRITON_URL", ""),
+            repository=ModelSettings().repository,
             models=tuple(args.models or ("*",)),
             # It cannot be told the token: a program of others learns none of our secrets.
             triton_traces="" if tracing.token else tracing.endpoint,
