@@ -72,7 +72,8 @@ class WorkerSettings(BaseSettings):
     demonstration_models: bool = False
     """Whether models whose evidence is simulated or absent may answer; their reports say so."""
     max_defects: int = Field(default=3, ge=1)
-    """Attempts after which an unexpected failure cancels the work item."""
+    """Unexpected failures of one step after which the work item is canceled; attempts that an
+    outage has cost do not count."""
     limits: dict[str, LimitSettings] = Field(default_factory=dict)
     """Analysis -> limits that differ from its own, as JSON."""
 
