@@ -88,6 +88,8 @@ class Lentigo:
         finally:
             guard.cancel()
         if "ready" not in self.ready_line:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(30)  # it has said why and ends
             raise AssertionError(f"lentigo up did not get ready: {self.log()}")
 
     def log(self) -> str:
@@ -265,6 +267,21 @@ class Lentigo:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def diagnosis(self) -> list[dict[str, Any]]:
+        """Return what ``lentigo doctor --json`` says."""
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway.cli", "doctor", "--json"],
+            env={**self._environment, "LENTIGO_HOME": str(self.home)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        found = json.loads(done.stdout)
+        assert isinstance(found, list)
+        return found
 
     @property
     def dicom_port(self) -> int:

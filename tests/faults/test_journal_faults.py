@@ -97,7 +97,7 @@ def test_a_kill_while_the_journal_is_restored(journalled: Site) -> None:
     paths = send_through_the_journal(journalled)
     journalled.arm("journal.restore=kill;journal.restore=kill@3")
     journalled.lentigo.kill("listener")
-    wait_until(lambda: journalled.passes("journal.restore") >= 4, 60, "a third listener")
+    wait_until(lambda: journalled.passes("journal.restore") >= 4, 180, "a third listener")
     more = send_through_the_journal(journalled)
     check_kept(journalled, [paths[0], more[0]], "kill -9 at journal.restore, twice")
 
