@@ -38,6 +38,10 @@ COMMANDS = {
     "reviews": ("gateway.dashboard.review_command", "give signed reviews of results out"),
     "audit": ("gateway.audit.command", "say whether the audit trail is whole; give it out"),
     "retention": ("gateway.retention.command", "say what is removed when; legal holds; the disk"),
+    "drift": (
+        "gateway.observation.drift_command",
+        "say how far models' answers have moved; name what they are compared with",
+    ),
     "doctor": ("gateway.host.doctor.command", "check every part and say how to mend it"),
     "selftest": (
         "gateway.observation.selftest",

@@ -115,6 +115,10 @@ class SelfTestFailed(GatewayError):
     """A synthetic study did not come back as it should; the message says at which stage."""
 
 
+class DriftRefused(GatewayError):
+    """A reference of drift cannot be taken as asked; the message says why."""
+
+
 class HostIncomplete(GatewayError):
     """A command needs what this installation lacks; the message says what to install."""
 

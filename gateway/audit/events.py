@@ -111,6 +111,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "token.revoked": _alert(USER_ATTRIBUTES_CHANGED, SUCCESS),
         "model.promoted": _alert(SOFTWARE_CONFIGURATION, SUCCESS),
         "model.rolled_back": _alert(SOFTWARE_CONFIGURATION, SUCCESS),
+        "drift.reference_set": _alert(SOFTWARE_CONFIGURATION, SUCCESS),
         "identity.revealed": Kind(event=PATIENT_RECORD, action_code="R"),
         "review.signed": Kind(event=PROCEDURE_RECORD, action_code="U"),
         "reviews.exported": Kind(event=EXPORT, action_code="R"),

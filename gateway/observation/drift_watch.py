@@ -1,7 +1,8 @@
 """Keeps, for each source, model and measure, the first answers and the newest, and compares them.
 
 The reference is the first ``reference_count`` answers of a model for a source: what the site saw
-when it accepted the model. A new model digest begins anew. A series drifts when the population
+when it accepted the model; or those of a span of time that an administrator names
+(``drift_reference``). A new model digest begins anew. A series drifts when the population
 stability index passes its alarm *and* the Kolmogorov-Smirnov test calls the shift unlikely; it is
 stable again only under half of the alarm, so that it does not flap.
 """
@@ -14,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from gateway.observation.drift import Shift, shift
+from gateway.observation.drift import shift
 from gateway.observation.settings import DriftSettings
 from gateway.observation.tallies import OTHER
 from gateway.store import states
@@ -22,6 +23,8 @@ from gateway.store.self_tests import SELF_TEST_AE_TITLES
 from gateway.store.tables import DriftSeries, Instance, WorkItem
 
 COLLECTING, STABLE, DRIFTING = "collecting", "stable", "drifting"
+NAMED = "until"
+"""Key of a reference that an administrator named: it takes no further answers."""
 SCORE, UNASSESSED = "score", "unassessed"
 # The number of a summary that stands for the whole answer, in [0, 1] or a risk score.
 _SCORES = ("malignancy", "positive", "change_probability", "score", "probability")
@@ -56,6 +59,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def source_of(connection: Connection, study_id: int) -> str:
+    """Return the AE title that a study came from."""
+    found = connection.execute(
+        select(Instance.calling_ae_title)
+        .where(Instance.study_id == study_id, Instance.disposition == "accepted")
+        .order_by(Instance.id)
+        .limit(1)
+    ).scalar()
+    return str(found or OTHER)
+
+
 class DriftWatch:
     """Adds answers to their series and says when one begins or ends to drift."""
 
@@ -79,22 +93,12 @@ class DriftWatch:
             .order_by(WorkItem.id)
         ).all()
         for answer in answers:
-            source = self._source(connection, answer.study_id)
+            source = source_of(connection, answer.study_id)
             if source in SELF_TEST_AE_TITLES:
                 continue
             for measure, value in measures(answer.summary, answer.outcome):
                 key = (source, answer.analysis, answer.model_digest, measure)
                 self._take(connection, key, value, now)
-
-    @staticmethod
-    def _source(connection: Connection, study_id: int) -> str:
-        found = connection.execute(
-            select(Instance.calling_ae_title)
-            .where(Instance.study_id == study_id, Instance.disposition == "accepted")
-            .order_by(Instance.id)
-            .limit(1)
-        ).scalar()
-        return str(found or OTHER)
 
     def _take(
         self, connection: Connection, key: tuple[str, str, str, str], value: float, now: dt.datetime
@@ -103,22 +107,20 @@ class DriftWatch:
         settings = self._settings
         reference = list(row.reference.get("values", ()))
         recent = list(row.recent.get("values", ()))
-        if len(reference) < settings.reference_count:
+        if len(reference) < settings.reference_count and NAMED not in row.reference:
             reference.append(round(value, 4))
         else:
             recent = [*recent, round(value, 4)][-settings.window_count :]
         values: dict[str, Any] = {
-            "reference": {"values": reference},
+            "reference": {**row.reference, "values": reference},
             "recent": {"values": recent},
             "updated_at": now,
         }
-        if len(recent) >= settings.window_count:
-            found = shift(reference, recent)
-            state = self._state(row.state, found)
-            values |= {"psi": round(found.psi, 4), "ks": round(found.ks, 4), "state": state}
-            if state != row.state:
-                values["since"] = now
-                _note(connection, row, state, found, now)
+        values |= compared(settings, row.state, reference, recent)
+        state = values.get("state", row.state)
+        if state != row.state:
+            values["since"] = now
+            _note(connection, row, values, now)
         connection.execute(update(DriftSeries).where(DriftSeries.id == row.id).values(**values))
 
     def _series(
@@ -155,15 +157,23 @@ class DriftWatch:
         )
         return find(key)
 
-    def _state(self, before: str, found: Shift) -> str:
-        alarm = self._settings.psi_alarm
-        if found.psi >= alarm and found.p_value <= self._settings.ks_p_value:
-            return DRIFTING
-        return DRIFTING if before == DRIFTING and found.psi >= alarm / 2 else STABLE
+
+def compared(
+    settings: DriftSettings, before: str, reference: Sequence[float], recent: Sequence[float]
+) -> dict[str, Any]:
+    """Return psi, ks and state of a series; empty while there are too few answers."""
+    if len(recent) < settings.window_count or not reference:
+        return {}
+    found = shift(reference, recent)
+    is_far = found.psi >= settings.psi_alarm and found.p_value <= settings.ks_p_value
+    is_still = before == DRIFTING and found.psi >= settings.psi_alarm / 2
+    state = DRIFTING if is_far or is_still else STABLE
+    return {"psi": round(found.psi, 4), "ks": round(found.ks, 4), "state": state}
 
 
-def _note(connection: Connection, row: Any, state: str, found: Shift, now: dt.datetime) -> None:
+def _note(connection: Connection, row: Any, values: dict[str, Any], now: dt.datetime) -> None:
     """Say on the timeline that a series began or ended to drift."""
+    state = values["state"]
     if state == STABLE and row.state == COLLECTING:
         return
     states.note(
@@ -175,6 +185,6 @@ def _note(connection: Connection, row: Any, state: str, found: Shift, now: dt.da
         analysis=row.analysis,
         model_digest=row.model_digest,
         measure=row.measure,
-        psi=round(found.psi, 3),
-        ks=round(found.ks, 3),
+        psi=round(values["psi"], 3),
+        ks=round(values["ks"], 3),
     )
