@@ -89,6 +89,7 @@ def _marks(slots: tuple[Slot, ...], most: int, longest: float, floor: float) -> 
         marks.append(Mark(x=WIDTH - _RIGHT + 4, y=_TOP + 4, text=seconds_words(longest)))
     if slots:
         marks.append(Mark(x=_LEFT, y=HEIGHT - 4, text=_moment(slots[0].begins_at, slots)))
+        marks.append(Mark(x=WIDTH - _RIGHT - 22, y=HEIGHT - 4, text="now"))
     return tuple(marks)
 
 

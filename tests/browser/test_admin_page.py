@@ -49,8 +49,9 @@ def test_each_page_is_shown_light_dark_and_narrow(site, window, shoot, name, pat
 
 def test_each_field_has_a_name_and_each_focus_is_seen(site, window):
     nameless = """
-        return [...document.querySelectorAll('input:not([type=hidden]), select, textarea, button')]
-            .filter(e => !(e.labels && e.labels.length) && !e.getAttribute('aria-label')
+        return [...document.querySelectorAll('input, select, textarea, button')]
+            .filter(e => e.type !== 'hidden' && e.ariaHidden !== 'true'
+                && !(e.labels && e.labels.length) && !e.getAttribute('aria-label')
                 && !e.textContent.trim() && !e.hidden)
             .map(e => e.outerHTML)"""
     for _, path, _ in PAGES:
