@@ -37,10 +37,12 @@
   for (const region of document.querySelectorAll("[data-region]")) {
     changes.observe(region, { childList: true });
   }
-  addEventListener("resize", reach);
-  addEventListener("load", () => {
+  function settle() {
     show();
     reach();
-  });
+  }
+
+  addEventListener("resize", settle);
+  addEventListener("load", settle);
   show();
 })();
