@@ -35,7 +35,7 @@ from gateway.dashboard.live import LiveFeed
 from gateway.dashboard.pages.orders import ORDER_WORDS, said_words
 from gateway.dashboard.pages.reviews import shown_identity
 from gateway.dashboard.plots import seconds_words
-from gateway.dashboard.shelf import LARGE_RECORD, Shelf
+from gateway.dashboard.shelf import Shelf, is_large
 from gateway.delivery.routes import Route, parse_routes
 from gateway.dicomweb import application as dicomweb
 from gateway.documents import document_desk
@@ -75,7 +75,7 @@ def create_app(store: StoreSettings, dashboard: DashboardSettings, engine: Engin
     accounts, history = Accounts(engine), HistoryReader(engine)
     feed = LiveFeed(history)
     status = StatusReader(engine, store.results_folder)
-    shelf = Shelf(lambda: status.newest_number() > LARGE_RECORD)
+    shelf = Shelf(lambda: is_large(*status.size()))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

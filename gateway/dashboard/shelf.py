@@ -17,11 +17,15 @@ from gateway.store.engine import Clock, utc_now
 
 PATIENCE_S = 0.1
 """How long a page waits for a figure that is being read; with its own work under 0.3 s."""
-LARGE_RECORD = 2000
-"""Studies beyond which a record is large."""
+_LARGE_STUDIES, _LARGE_INSTANCES = 2000, 20_000
 _CLOSE_S = 10.0
 
 T = TypeVar("T")
+
+
+def is_large(studies: int, instances: int) -> bool:
+    """Return whether a record is so large that its figures are read aside."""
+    return studies > _LARGE_STUDIES or instances > _LARGE_INSTANCES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,10 +147,12 @@ class StatusReader:
         with reading(self._engine) as connection:
             return self._load(connection, _filtered(_studies(), wanted or StudyFilter()))
 
-    def newest_number(self) -> int:
-        """Return the number of the newest study: about how large the record is, in one look."""
+    def size(self) -> tuple[int, int]:
+        """Return about how many (studies, instances) there are: the numbers of the newest ones."""
+        newest = [select(func.max(each.id)).scalar_subquery() for each in (Study, Instance)]
         with reading(self._engine) as connection:
-            return connection.execute(select(func.max(Study.id))).scalar() or 0
+            studies, instances = connection.execute(select(*newest)).one()
+        return studies or 0, instances or 0
 
     def unsettled(self, study_instance_uid: str = "") -> tuple[int, int]:
         """Return (known, under way): how many studies there are, and how many are not final."""

@@ -216,7 +216,7 @@ def main() -> int:
     """Run the measurement; 1 when a page is too slow."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.web", description=__doc__)
     parser.add_argument("--studies", type=int, default=100_000)
-    parser.add_argument("--times", type=int, default=20, help="requests of each page")
+    parser.add_argument("--times", type=int, default=40, help="requests of each page")
     parser.add_argument("--record", choices=("sqlite", "postgresql"), action="append")
     parser.add_argument("--json", type=Path, help="file for the figures")
     args = parser.parse_args()

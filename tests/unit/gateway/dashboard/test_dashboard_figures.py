@@ -9,7 +9,7 @@ import pytest
 
 import gateway.dashboard.shelf as shelf_module
 from gateway.dashboard.board import OverviewBoard
-from gateway.dashboard.shelf import Shelf
+from gateway.dashboard.shelf import Shelf, is_large
 from gateway.errors import RecordUnavailable
 from gateway.store.audit import Trail
 from gateway.store.engine import utc_now
@@ -134,6 +134,23 @@ def test_outage_reaches_who_asked_and_the_next_look_tries_again(patient):
     assert found is not None
     assert found.value == 7
     large.close()
+
+
+@pytest.mark.parametrize(
+    ("studies", "instances", "expected"),
+    [(0, 0, False), (2000, 20_000, False), (2001, 2001, True), (10, 20_001, True)],
+)
+def test_record_is_large_by_its_studies_or_its_instances(studies, instances, expected):
+    assert is_large(studies, instances) is expected
+
+
+def test_size_of_a_record_is_told_by_its_newest_rows(record):
+    reader = StatusReader(record.engine, Path())
+    assert reader.size() == (0, 0)
+    uid = record.receive()
+    record.receive(study_instance_uid=uid)
+    record.receive()
+    assert reader.size() == (2, 3)
 
 
 # -- pages -----------------------------------------------------------------------------------------
