@@ -12,7 +12,7 @@ from tests.lentigo import wait_a_moment
 from tests.servers import wait_until
 from tests.servers.proxy import Proxy, proxy
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.faults]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.faults]
 
 
 @pytest.fixture(scope="module")

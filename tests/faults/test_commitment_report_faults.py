@@ -34,7 +34,7 @@ from tests.records import TestClock
 from tests.servers import free_port, wait_until
 from tests.storage_scp import StorageScp
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 LEASE_S = 3.0
 

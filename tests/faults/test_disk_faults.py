@@ -17,7 +17,7 @@ from workers.adapters.embeddings import EmbeddingFile
 from workers.adapters.scratch import ScratchFolder
 from workers.errors import StorageUnavailable
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 SPOOL_WRITES = ("spool.begin", "spool.write", "spool.sync", "spool.rename", "spool.folder_sync")
 RESULT_WRITES = ("results.write", "results.sync", "results.rename", "results.folder_sync")

@@ -10,7 +10,7 @@ from gateway.faults import FAILPOINTS
 from tests.faults.site import Site, results_in
 from tests.servers import wait_until
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 SUPERVISED = tuple(name for name in FAILPOINTS if name.startswith("supervisor."))
 NOT_ON_THE_WAY = {

@@ -6,7 +6,7 @@ from tests.faults.site import Site
 from tests.lentigo import wait_a_moment
 from tests.servers import wait_until
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.faults]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.faults]
 
 
 def waits(site: Site, path: object) -> bool:

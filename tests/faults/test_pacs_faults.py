@@ -16,7 +16,7 @@ from tests.storage_scp import (
     StorageScp,
 )
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.faults]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.faults]
 
 KINDS = (COMPREHENSIVE_3D_SR, SEGMENTATION, SECONDARY_CAPTURE)
 

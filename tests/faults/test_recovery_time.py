@@ -8,7 +8,7 @@ from tests.faults.site import Site, site
 from tests.lentigo import wait_a_moment
 from tests.servers import wait_until
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.faults]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.faults]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tests.faults.site import Site, series_of
 from tests.lentigo import ROOT
 from tests.servers import require, wait_until
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.faults]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.faults]
 
 
 def test_duplicates_and_re_ordered_sends_make_one_study(healthy: Site) -> None:
@@ -162,6 +162,7 @@ def test_a_clock_that_jumps_stops_nothing(healthy: Site, offset: str) -> None:
     healthy.check([*before, *during, *after], f"a clock that was {offset}")
 
 
+@pytest.mark.timeout(600)
 def test_a_clock_that_is_set_while_everything_runs(healthy: Site, tmp_path: Path) -> None:
     """Two hours forward, back, further back and right again, with work at every step."""
     require("faketime")

@@ -15,7 +15,7 @@ from tests.faults.site import Site, check_series, series_of
 from tests.lentigo import PASSWORD
 from tests.servers import wait_until
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.faults]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.faults]
 
 STEPS = (
     *("spool.begin", "spool.write", "spool.sync", "spool.rename", "spool.folder_sync"),
