@@ -162,6 +162,8 @@ def add_notice(
 def _kind(row: Any) -> str:
     if row.action == "work_item.analysed" and row.detail.get("outcome") == "not_assessed":
         return "study.not_assessed"
+    if row.action == "generation.opened" and row.detail.get("generation") == 1:
+        return "study.received"  # its state is this from the start: only a late instance sets it
     return str(row.action)
 
 

@@ -490,3 +490,12 @@ def test_a_target_names_the_host_and_not_the_token() -> None:
     assert target.startswith("webhook:ris.example:")
     assert "abc" not in target.rpartition(":")[0]
     assert target != webhook_target("https://ris.example/in?token=abd")
+
+
+def test_a_study_that_begins_to_arrive_is_told_once(record: Record, site: Site) -> None:
+    uid = record.receive()
+    record.receive(study_instance_uid=uid)
+    sent_out(record, receivers(site, kinds="study.received")).look()
+    (notice,) = notices(record)
+    assert (notice.kind, notice.state) == ("study.received", "delivered")
+    assert notice.payload["study"] == 1
