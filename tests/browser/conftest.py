@@ -72,8 +72,10 @@ def shoot(window: Browser, screenshots: Path) -> Callable[[str], None]:
             window.screenshot(screenshots / f"{name}-{scheme}.png")
         folder = os.environ.get("DOCS_SCREENSHOTS")
         if folder and name in IN_DOCUMENTS:
-            # A palette: a page has few colours, and a document is loaded often.
-            picture = Image.fromarray(window.screenshot()).quantize(128, dither=Image.Dither.NONE)
+            # A palette: a page has few colours, and a document is loaded often. The rare ones count.
+            picture = Image.fromarray(window.screenshot()).quantize(
+                256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            )
             picture.save(Path(folder) / f"admin-{name}.png", optimize=True)
         window.script("delete document.documentElement.dataset.scheme")
         assert not window.overflows(), name

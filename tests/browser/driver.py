@@ -157,7 +157,10 @@ class Browser:
             picture = picture[top:bottom, left:right]
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            if css:
+                cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            else:
+                path.write_bytes(png)
         return np.asarray(picture, np.uint8)
 
     def console_errors(self) -> list[str]:
