@@ -72,7 +72,7 @@ def shoot(window: Browser, screenshots: Path) -> Callable[[str], None]:
             window.screenshot(screenshots / f"{name}-{scheme}.png")
         folder = os.environ.get("DOCS_SCREENSHOTS")
         if folder and name in IN_DOCUMENTS:
-            # A palette: a page has few colours, and a document is loaded often. The rare ones count.
+            # A palette: a document is loaded often, and a page has few colours; rare ones count.
             picture = Image.fromarray(window.screenshot()).quantize(
                 256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
             )
