@@ -31,7 +31,7 @@ from tests.servers import Orthanc, orthanc, require, wait_until
 
 pytestmark = pytest.mark.timeout(400)
 
-STUDIES = 6
+STUDIES = 4
 IMAGES = 2
 SEND_S = 120.0
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
@@ -57,10 +58,14 @@ def merged(below: Any, above: Any) -> Any:
     return above
 
 
-def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
-    for path in sorted((DOCKER / "kubernetes").glob("*.yaml")):
-        for document in yaml.safe_load_all(path.read_text()):
-            yield path.name, document
+@functools.cache
+def manifests() -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Every document with the file that it stands in; read once, and left as it is."""
+    return tuple(
+        (path.name, document)
+        for path in sorted((DOCKER / "kubernetes").glob("*.yaml"))
+        for document in yaml.safe_load_all(path.read_text())
+    )
 
 
 def pods() -> dict[str, dict[str, Any]]:
