@@ -147,9 +147,11 @@ def first(site: Site) -> dict[str, Any]:
     return site.complete()
 
 
+@pytest.mark.timeout(600)
 def test_the_self_test_goes_the_whole_way_and_stays_here(site: Site) -> None:
     before = len(site.pacs.stored)
-    said = json.loads(site.lentigo.command("selftest", "--json", "--timeout", "180"))
+    words = ("selftest", "--json", "--timeout", "150")
+    said = json.loads(site.lentigo.command(*words, timeout_s=240.0))
     assert said["state"] == "completed"
     stages = {"C-STORE", "quiet window", "routing", "analysis", "delivery", "round trip"}
     assert set(said["seconds"]) == stages
