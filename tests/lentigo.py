@@ -254,7 +254,7 @@ class Lentigo:
         """Wait until that many studies are completed."""
         self.wait_for_states({"completed"}, count, timeout_s)
 
-    def command(self, *arguments: str) -> str:
+    def command(self, *arguments: str, timeout_s: float = 60.0) -> str:
         """Run another ``lentigo`` command on the same home; return what it printed."""
         done = subprocess.run(
             [sys.executable, "-m", "gateway.cli", *arguments],
@@ -262,7 +262,7 @@ class Lentigo:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=timeout_s,
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
