@@ -27,7 +27,8 @@ from gateway.dashboard.app import create_app
 from gateway.settings import DashboardSettings, StoreSettings
 from gateway.store.accounts import Accounts
 from gateway.store.engine import migrate, open_engine, utc_now
-from tests.bench.web_record import ANALYSES, DIGEST, RARE_SENDER, VIEWS, fill
+from tests.bench.web_record import fill
+from tests.bench.web_rows import ANALYSES, DIGEST, RARE_SENDER, VIEWS
 from tests.pages import ONE_TIME, change_password, log_in, token_in
 from tests.records import postgresql_database
 from tests.servers import postgres
