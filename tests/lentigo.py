@@ -297,7 +297,7 @@ def _wrong_clock(offset: str) -> dict[str, str]:
         "LD_PRELOAD": str(library),
         "PYTHONPATH": os.pathsep.join(filter(None, (sleeping, os.environ.get("PYTHONPATH", "")))),
         **(
-            {"FAKETIME_TIMESTAMP_FILE": offset[1:], "FAKETIME_NO_CACHE": "1"}
+            {"FAKETIME_TIMESTAMP_FILE": offset[1:], "FAKETIME_CACHE_DURATION": "1"}
             if offset.startswith("@")
             else {"FAKETIME": offset}
         ),

@@ -16,6 +16,7 @@ from workers.acks import AckWatch
 from workers.alive import alive_step
 from workers.analysis import Registry
 from workers.bootstrap import Settings, build_services, offered_analyses
+from workers.broker import read_leniently
 from workers.leftovers import end_leases_of_the_dead
 from workers.settings import WorkerSettings
 from workers.tasks import ServicesOfProcess, register_tasks
@@ -100,6 +101,7 @@ def create_app(settings: Settings) -> Celery:
 
 def run(settings: Settings) -> int:
     """Run a worker for all queues until SIGTERM; return its exit status."""
+    read_leniently()
     app = create_app(settings)
     note = ready_note(settings.worker.lane)
     # Our logging is configured already; without a receiver Celery would set up its own.

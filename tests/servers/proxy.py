@@ -67,7 +67,11 @@ class Proxy:
     def _connect(self) -> socket.socket:
         if self._target.startswith("/"):
             peer = socket.socket(socket.AF_UNIX)
-            peer.connect(self._target)
+            try:
+                peer.connect(self._target)
+            except OSError:
+                peer.close()
+                raise
             return peer
         host, _, port = self._target.rpartition(":")
         return socket.create_connection((host, int(port)), timeout=10)
