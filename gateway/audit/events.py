@@ -153,6 +153,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "work_item.retrieved": Kind(event=PROCEDURE_RECORD, action_code="R"),
         # C-ECHO says nothing of a patient; the standard has no event of its own for it.
         "node.echoed": _alert(NODE_AUTHENTICATION, SUCCESS),
+        "self_test.begun": Kind(event=PROCEDURE_RECORD, action_code="C"),
         "query.sent": Kind(event=QUERY, action_code="E"),
         "query.received": Kind(event=QUERY, action_code="E"),
         "instances.purged": Kind(event=STUDY_DELETED, action_code="D"),

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
 
-from gateway.dashboard.access import OPERATOR, VIEWER, CheckedCall, require
+from gateway.dashboard.access import OPERATOR, VIEWER, CheckedCall, actor_of, require
+from gateway.dashboard.pages.selftest import begin_self_test
 from gateway.dashboard.site import RowId, Use
 from gateway.errors import SelfTestFailed
-from gateway.observation.selftest import Report, listener_of, report_on, send_study
+from gateway.observation.selftest import Report, report_on
 
 router = APIRouter(prefix="/api/self-test", tags=["self-test"])
+
+
+class SelfTestBody(BaseModel):
+    """How a self-test is meant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    deliver: bool = Field(
+        default=False, description="Send its results to the destinations, too; they stay there."
+    )
 
 
 def _said(report: Report) -> dict[str, object]:
@@ -25,13 +37,14 @@ def _said(report: Report) -> dict[str, object]:
 
 
 @router.post("", dependencies=[require(OPERATOR), CheckedCall], status_code=202)
-def begin(use: Use) -> JSONResponse:
-    """Send a drawn study through the listener of this host; its results stay here."""
+def begin(request: Request, use: Use, body: SelfTestBody | None = None) -> JSONResponse:
+    """Send a drawn study through the listener of this host; its results stay here if not told."""
+    is_delivered = body is not None and body.deliver
     try:
-        uid = send_study(listener_of(use.home), is_delivered=False)
+        report = begin_self_test(use, actor_of(request), is_delivered=is_delivered)
     except SelfTestFailed as exc:
         raise HTTPException(503, str(exc)) from exc
-    return JSONResponse(_said(report_on(use.engine, uid)), 202)
+    return JSONResponse(_said(report), 202)
 
 
 @router.get("/{study}", dependencies=[require(VIEWER)])

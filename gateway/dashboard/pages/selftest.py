@@ -54,6 +54,19 @@ def _destinations() -> list[str]:
     return [route.name for route in routes if route.name != FOLDER]
 
 
+def begin_self_test(use: Services, actor: str, *, is_delivered: bool) -> Report:
+    """Send a drawn study through the listener of this host, and note who did.
+
+    Raises
+    ------
+    SelfTestFailed
+        The listener does not take it.
+    """
+    report = report_on(use.engine, send_study(listener_of(use.home), is_delivered=is_delivered))
+    use.accounts.audit(actor, "self_test.begun", study=report.study, delivered=is_delivered)
+    return report
+
+
 @router.get("/self-test", dependencies=[require(OPERATOR)])
 def ask(request: Request) -> HTMLResponse:
     """Say what a self-test does, and ask before one begins."""
@@ -65,14 +78,11 @@ def begin(request: Request, use: Use, form: Form) -> Response:
     """Send a drawn study through the listener of this host."""
     is_delivered = form.get("deliver") == "yes"
     try:
-        uid = send_study(listener_of(use.home), is_delivered=is_delivered)
+        report = begin_self_test(use, actor_of(request), is_delivered=is_delivered)
     except SelfTestFailed as exc:
-        use.accounts.audit(actor_of(request), "self_test.not_taken")
         values = {"study": None, "destinations": _destinations(), "message": str(exc)}
         return page(request, "selftest.html", values, 503)
-    number = report_on(use.engine, uid).study
-    use.accounts.audit(actor_of(request), "self_test.begun", study=number, delivered=is_delivered)
-    return RedirectResponse(f"/self-test/{number}", 303)
+    return RedirectResponse(f"/self-test/{report.study}", 303)
 
 
 @router.get("/self-test/{number}")
