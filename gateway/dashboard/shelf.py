@@ -7,6 +7,7 @@ it is being counted. While one thread reads a figure anew, everybody else gets t
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,8 +16,10 @@ from typing import Any, Generic, TypeVar
 
 from gateway.store.engine import Clock, utc_now
 
+log = logging.getLogger(__name__)
+
 PATIENCE_S = 0.1
-"""How long a page waits for a figure that is being read; with its own work under 0.3 s."""
+"""How long a page waits for a figure that was never read; with its own work under 0.3 s."""
 _LARGE_STUDIES, _LARGE_INSTANCES = 2000, 20_000
 _CLOSE_S = 10.0
 
@@ -110,10 +113,9 @@ class Shelf:
                 return self._kept(place, keep_s)
             if place.reader is None:
                 self._begin(place, name, read)
-            is_waited_for = must_have and place.read_at is None
-            place.changed.wait_for(
-                lambda: place.reader is None, None if is_waited_for else PATIENCE_S
-            )
+            if place.read_at is None:  # else the last one will do, with its age
+                patience_s = None if must_have else PATIENCE_S
+                place.changed.wait_for(lambda: place.reader is None, patience_s)
             if place.reader is None and place.fault is not None:
                 raise place.fault
             return self._kept(place, keep_s)
@@ -127,7 +129,7 @@ class Shelf:
     def _begin(self, place: _Place, name: str, read: Callable[[], Any]) -> None:
         place.fault = None
         place.reader = threading.Thread(
-            target=self._read, args=(place, read), name=f"figure {name}", daemon=True
+            target=self._read, args=(place, name, read), name=f"figure {name}", daemon=True
         )
         place.reader.start()
 
@@ -139,13 +141,18 @@ class Shelf:
             if reader is not None:
                 reader.join(_CLOSE_S)
 
-    def _read(self, place: _Place, read: Callable[[], Any]) -> None:
+    def _read(self, place: _Place, name: str, read: Callable[[], Any]) -> None:
         began, read_at = self._monotonic(), self._clock()
         value, fault = None, None
         try:
             value = read()
-        except Exception as exc:  # raised again where the figure was asked for
+        except Exception as exc:  # raised again where somebody waits for the figure
             fault = exc
+            log.warning(
+                "a figure cannot be read: %s",
+                type(exc).__name__,
+                extra={"action": "figure.failed", "figure": name},
+            )
         with place.changed:
             if fault is None:
                 place.value, place.at, place.read_at = value, began, read_at

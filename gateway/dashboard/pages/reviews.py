@@ -23,7 +23,7 @@ from gateway.store.reviews import VERDICTS, LesionOpinion, Opinion, ReviewDesk
 from gateway.store.tables import ResultObject, WorkItem
 
 PAGE_SIZE = 50
-_KEEP_S = 60.0
+_KEEP_S = 300.0
 """How long a large record's chain counts as checked; the call ``/api/reviews/chain`` checks now."""
 EXPORTS = {"csv": "text/csv", "json": "application/json"}
 

@@ -18,7 +18,7 @@ from gateway.store.legal_holds import LegalHolds
 from gateway.store.purging import Candidate
 
 MAX_LISTED = 200
-_KEEP_S = 60.0
+_KEEP_S = 300.0
 """How long the pace and the purge of a large record stand; both change by the hour."""
 
 router = APIRouter(include_in_schema=False, dependencies=[require(VIEWER)])

@@ -64,7 +64,8 @@ def test_figure_of_a_large_record_is_kept_until_it_is_old(patient):
     clock.now = 59.9
     assert look() == 0
     clock.now = 60.0
-    assert [look(), look()] == [1, 1]
+    wait_until(lambda: look() == 1, DEADLINE_S, what="the new figure")
+    assert look() == 1
     large.close()
 
 
@@ -134,6 +135,26 @@ def test_outage_reaches_who_asked_and_the_next_look_tries_again(patient):
     assert found is not None
     assert found.value == 7
     large.close()
+
+
+def test_figure_that_cannot_be_read_anew_stays_with_its_age_and_is_logged(patient, caplog):
+    answers, clock = iter((7, RecordUnavailable("gone"))), Hours()
+
+    def read() -> int:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    large = Shelf(lambda: True, clock)
+    assert large.get("n", read, keep_s=60.0).value == 7
+    clock.now = 60.0
+    old = large.look("n", read, keep_s=60.0)
+    large.close()
+    assert (old.value, old.is_fresh) == (7, False)
+    (line,) = (each for each in caplog.records if each.name == shelf_module.__name__)
+    assert (line.action, line.figure) == ("figure.failed", "n")
+    assert "RecordUnavailable" in line.message
 
 
 @pytest.mark.parametrize(
