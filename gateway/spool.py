@@ -29,12 +29,13 @@ from gateway.errors import SpoolError, SpoolFull
 from gateway.faults import failpoint
 from gateway.journal import Journal
 from gateway.journal_segment import MAX_RECORD_BYTES
-from gateway.spool_files import SpoolFiles, SyncedFolders, sync_folder
+from gateway.spool_files import SpoolFiles, SyncedFolders, start_writing, sync_folder
 
 _NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 _FILE_MODE = 0o600  # received instances are personal data: for this account only
 _FOLDER_MODE = 0o700
 _CHECK_EVERY_BYTES = 16 * 1024 * 1024
+_WRITE_BEHIND_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,7 @@ class IncomingFile:
         self.path = path
         self.size_bytes = 0
         self._descriptor = -1
+        self._started_bytes = 0
         self._spool = spool
         self._digest = hashlib.sha256()
         self._check_at = _CHECK_EVERY_BYTES
@@ -109,6 +111,9 @@ class IncomingFile:
                     self._write(self._pending)
                     self._pending = None
         self.size_bytes += len(data)
+        if self.size_bytes >= self._started_bytes + _WRITE_BEHIND_BYTES:
+            start_writing(self._descriptor, self._started_bytes, _WRITE_BEHIND_BYTES)
+            self._started_bytes += _WRITE_BEHIND_BYTES
         if self.size_bytes >= self._check_at:
             self._check_at = self.size_bytes + _CHECK_EVERY_BYTES
             self._spool.check_room()

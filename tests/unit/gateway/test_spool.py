@@ -276,3 +276,20 @@ def test_errors_name_no_path(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(SpoolError) as caught:
         spool.keep(incoming)
     assert "patient" not in str(caught.value)
+
+
+def test_the_disk_begins_with_a_large_file_while_it_is_received(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        "gateway.spool.start_writing", lambda _, offset, count: begun.append((offset, count))
+    )
+    step = 8 * 2**20
+    incoming = spool.begin()
+    part = os.urandom(2**20)
+    for _ in range(20):
+        incoming.write(part)
+    stored = spool.keep(incoming)
+    assert begun == [(0, step), (step, step)]
+    assert spool.path_of(stored.relative_path).read_bytes() == 20 * part
