@@ -60,7 +60,7 @@ DISK_LOW = Gauge(
 )
 CERTIFICATE = Gauge(
     "lentigo_certificate_expiry_days",
-    "Days until a certificate of ours runs out; negative when it has.",
+    "Days until a certificate, ours or of a CA that we trust, runs out; negative when it has.",
     ("use",),
 )
 AUDIT_LAG = Gauge(

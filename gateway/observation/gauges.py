@@ -10,12 +10,11 @@ import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from cryptography import x509
 from sqlalchemy import ColumnElement, Connection, Engine, exists, func, select
 
+from gateway.observation.certificates import certificate_files
 from gateway.observation.gauge_table import (
     AUDIT_FAILING,
     AUDIT_LAG,
@@ -266,32 +265,11 @@ def storage(place: Place) -> Iterator[Sample]:
     yield Sample(gauge=DISK_LOW, value=disk.total_bytes * (1 - low / 100) if low else 0.0)
 
 
-def certificate_files(place: Place) -> dict[str, Path]:
-    """Return use -> file of every certificate that is ours."""
-    named = {
-        "listener": place.listener.tls_certificate,
-        "admin-page": place.dashboard.tls_certificate,
-        "delivery": Path(place.tls.certificate) if place.tls.certificate else None,
-    }
-    return {use: path for use, path in named.items() if path is not None}
-
-
-def days_left(path: Path, now: dt.datetime) -> float:
-    """Return the days until the first certificate of a PEM file runs out.
-
-    Raises
-    ------
-    OSError, ValueError
-        The file cannot be read, or holds no certificate.
-    """
-    first = x509.load_pem_x509_certificates(path.read_bytes())[0]
-    return (first.not_valid_after_utc - now).total_seconds() / 86400
-
-
 def certificates(place: Place) -> Iterator[Sample]:
-    """Days until our certificates run out."""
-    for use, path in certificate_files(place).items():
-        yield Sample(gauge=CERTIFICATE, value=days_left(path, place.clock()), labels={"use": use})
+    """Days until certificates run out, ours and those of CAs that we trust."""
+    for each in certificate_files(place.listener, place.dashboard, place.tls):
+        days = each.days_left(place.clock())
+        yield Sample(gauge=CERTIFICATE, value=days, labels={"use": each.use})
 
 
 def marks(place: Place) -> Iterator[Sample]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request
@@ -16,7 +15,7 @@ from gateway.delivery.echo import echo
 from gateway.delivery.routes import FOLDER, Destination, is_web_address, parse_routes
 from gateway.delivery.stow import StowSender
 from gateway.delivery.stow_settings import StowSettings
-from gateway.observation.gauges import days_left
+from gateway.observation.certificates import CertificateFile, certificate_files
 from gateway.observation.settings import EventSettings
 from gateway.observation.silence import allowed_s
 from gateway.settings import DashboardSettings, DeliverySettings, ListenerSettings, TlsSettings
@@ -99,25 +98,18 @@ def _destinations(use: Services) -> list[dict[str, Any]]:
 
 
 def _certificates() -> list[dict[str, Any]]:
-    listener, dashboard, tls = ListenerSettings(), DashboardSettings(), TlsSettings()
-    named = {
-        "listener": listener.tls_certificate,
-        "listener, CA of clients": listener.tls_client_ca,
-        "admin page": dashboard.tls_certificate,
-        "delivery": Path(tls.certificate) if tls.certificate else None,
-        "delivery, CA of peers": Path(tls.ca) if tls.ca else None,
-    }
-    return [_certificate(use, path, utc_now()) for use, path in named.items() if path is not None]
+    found = certificate_files(ListenerSettings(), DashboardSettings(), TlsSettings())
+    return [_certificate(each, utc_now()) for each in found]
 
 
-def _certificate(use: str, path: Path, now: dt.datetime) -> dict[str, Any]:
+def _certificate(file: CertificateFile, now: dt.datetime) -> dict[str, Any]:
     try:
-        days: float | None = round(days_left(path, now), 1)
+        days: float | None = round(file.days_left(now), 1)
     except (OSError, ValueError):
         days = None
     return {
-        "use": use,
-        "file": str(path),
+        "use": file.words,
+        "file": str(file.path),
         "days_left": days,
         "is_urgent": days is None or days < SOON_DAYS,
     }

@@ -16,7 +16,7 @@ from gateway.hardening.rules import REFUSED, RULES, weaknesses
 from gateway.host.doctor.finding import FAIL, OK, WARN, Finding, Subject, judged
 from gateway.host.embedded import ServerMissing, find_redis_server, find_triton
 from gateway.listener.acceptance import parse_peers
-from gateway.observation.gauges import days_left
+from gateway.observation.certificates import certificate_files
 from gateway.observation.metrics import software_version
 from gateway.observation.senders import check_receivers
 from gateway.retention.watermarks import Disk, reserve_bytes
@@ -177,28 +177,18 @@ def check_weaknesses(subject: Subject) -> Iterator[Finding]:
 
 def check_certificates(subject: Subject) -> Iterator[Finding]:
     """Our certificates, and those that we trust, can be read and have days left."""
-    listener, dashboard, tls = subject.listener, subject.dashboard, subject.tls
-    named = {
-        "listener": listener.tls_certificate,
-        "listener, CA of clients": listener.tls_client_ca,
-        "admin page": dashboard.tls_certificate,
-        "delivery": Path(tls.certificate) if tls.certificate else None,
-        "delivery, CA of peers": Path(tls.ca) if tls.ca else None,
-    }
-    for use, path in named.items():
-        if path is None:
-            continue
+    for each in certificate_files(subject.listener, subject.dashboard, subject.tls):
         try:
-            days = days_left(path, subject.clock())
+            days = each.days_left(subject.clock())
         except (OSError, ValueError) as exc:
             yield Finding(
                 part="certificate",
                 verdict=FAIL,
-                said=f"{use}: {path} cannot be read ({type(exc).__name__})",
+                said=f"{each.words}: {each.path} cannot be read ({type(exc).__name__})",
                 remedy="put a PEM file there that this user may read",
             )
             continue
-        yield certificate_finding(f"{use}: {path}", days)
+        yield certificate_finding(f"{each.words}: {each.path}", days)
 
 
 def certificate_finding(
