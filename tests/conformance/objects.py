@@ -7,11 +7,13 @@ import pkgutil
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import cache
 from pathlib import Path
 
 import highdicom
 from pydicom import DataElement, Dataset
+from pydicom.filewriter import correct_ambiguous_vr_element
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
@@ -122,7 +124,12 @@ def attributes() -> str:
 def _attribute_row(
     tag: BaseTag, objects: Sequence[tuple[str, str, Dataset, Sequence[Dataset]]]
 ) -> tuple[object, ...]:
-    elements = [ds[tag] for _, _, ds, _ in objects if tag in ds]
+    # As it is written: an object in memory may have "OB or OW" until then.
+    elements = [
+        correct_ambiguous_vr_element(copy(ds[tag]), ds, is_little_endian=True)
+        for _, _, ds, _ in objects
+        if tag in ds
+    ]
     if len(elements) < len(objects):
         presence = "ANAP"
     elif all(element.is_empty for element in elements):
