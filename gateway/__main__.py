@@ -13,6 +13,7 @@ from gateway.hardening.findings import Setup
 from gateway.hardening.rules import keep_private, refuse_weak
 from gateway.host.first_account import create_first_account
 from gateway.host.health import MarkedStop, alive_mark
+from gateway.host.pauses import keep_pauses_short
 from gateway.host.restore import refuse_half_restored
 from gateway.host.stopping import stop_on_signals
 from gateway.logs import configure_logging
@@ -42,9 +43,6 @@ def _stop_event(event: threading.Event | None = None) -> threading.Event:
     return stop
 
 
-_SWITCH_S = 0.0002
-
-
 def _listen() -> None:
     from gateway.delivery.reporter import commitment_service
     from gateway.listener.server import Listener
@@ -54,9 +52,6 @@ def _listen() -> None:
     engine = open_engine(store.record_url)
     intake = Intake(engine, CompletenessSettings())
     spool = open_spool(store, listener)
-    # A thread that comes back from the disk or the digest waits this long for the interpreter;
-    # at the 5 ms of Python, four associations were slower together than one.
-    sys.setswitchinterval(_SWITCH_S)
     service = Listener(
         listener,
         intake,
@@ -64,6 +59,7 @@ def _listen() -> None:
         services=(commitment_service(engine, store),),
         admit=quota_desk(engine).admit,
     )
+    keep_pauses_short()
     service.start()
     stop.wait()
     service.stop()

@@ -40,6 +40,7 @@ from gateway.delivery.routes import Route, parse_routes
 from gateway.dicomweb import application as dicomweb
 from gateway.documents import document_desk
 from gateway.errors import OrderRefused, RecordUnavailable, SettingsError
+from gateway.host.pauses import keep_pauses_short
 from gateway.settings import (
     CompletenessSettings,
     DashboardSettings,
@@ -290,10 +291,17 @@ def _load_tls(config: uvicorn.Config) -> None:
     config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
 
 
+def warm_up(app: FastAPI) -> None:
+    """Do beforehand what the first requests would wait for; once, in the process that serves."""
+    app.openapi()
+    keep_pauses_short()
+
+
 def serve(store: StoreSettings, dashboard: DashboardSettings) -> None:
     """Serve the admin page until SIGTERM or SIGINT."""
     engine = open_engine(store.record_url)
     app = create_app(store, dashboard, engine)
+    warm_up(app)
     config = uvicorn.Config(
         app,
         host=dashboard.bind,

@@ -23,7 +23,7 @@ from urllib.parse import urlencode
 import httpx
 from sqlalchemy import Engine, text
 
-from gateway.dashboard.app import create_app
+from gateway.dashboard.app import create_app, warm_up
 from gateway.settings import DashboardSettings, StoreSettings
 from gateway.store.accounts import Accounts
 from gateway.store.engine import migrate, open_engine, utc_now
@@ -189,6 +189,7 @@ def _one(
         prepare(engine, args.studies)
         Accounts(engine).create_first("admin", ONE_TIME)
         app = create_app(store, DashboardSettings(), engine)
+        warm_up(app)
         with served(app) as url, httpx.Client(base_url=url, timeout=_TIMEOUT_S) as client:
             log_in(client)
             change_password(client)
