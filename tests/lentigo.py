@@ -157,6 +157,17 @@ class Lentigo:
         """Send SIGKILL to one service, as a power cut would."""
         os.kill(self.children()[name], signal.SIGKILL)
 
+    def kill_model_process(self) -> None:
+        """Send SIGKILL to the process in which Triton runs a model, as the kernel's OOM killer."""
+        triton = self.children()["triton"]
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == triton:
+                        os.kill(int(entry.name), signal.SIGKILL)
+                        return
+        raise AssertionError("Triton runs no model in a process of its own")
+
     def kill_all(self) -> None:
         """Send SIGKILL to the supervisor and all of its services at once."""
         assert self._process is not None

@@ -18,6 +18,7 @@ from gateway.errors import GatewayError
 from gateway.host import embedded
 
 _PR_SET_PDEATHSIG = 1
+_LOOK_EVERY_S = 2.0
 
 
 class StartError(GatewayError):
@@ -43,6 +44,28 @@ class Service:
     """Words in its log after which a start that failed is tried again."""
     log_start: int = 0
     """Where the log of the process that runs begins, in bytes."""
+    needs_children: bool = False
+    """Whether it is of no use once a process of its own has died: Triton answers every request with
+    an error when the Python stub of a model was killed, calls itself ready, and starts no other."""
+    is_doubted: bool = False
+    looked_at: float = 0.0
+
+    def is_crippled(self, now: float) -> bool:
+        """Return whether it has lost a child that it needs, seen at two looks in a row.
+
+        A child that ends in order is waited for by its parent between the two.
+        """
+        if not self.needs_children or self.process is None or now - self.looked_at < _LOOK_EVERY_S:
+            return False
+        self.looked_at = now
+        was_doubted, self.is_doubted = self.is_doubted, has_dead_child(self.process.pid)
+        return was_doubted and self.is_doubted
+
+    def end_group(self) -> None:
+        """Kill what a dead process left behind in its process group."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def check_port(bind: str, port: int, option: str) -> int:
@@ -70,6 +93,20 @@ def check_port(bind: str, port: int, option: str) -> int:
 def die_with_parent() -> None:
     """Ask the kernel to kill this child when the supervisor dies (prctl(2), Linux)."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def has_dead_child(pid: int) -> bool:
+    """Return whether a process has a child that died and that it has not waited for (proc(5))."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended meanwhile
+        if state == "Z" and int(parent) == pid:
+            return True
+    return False
 
 
 def passing_cause(service: Service, log_path: Path) -> str:

@@ -239,6 +239,7 @@ class Supervisor:
                 ),
                 is_ready=lambda: http_ok(f"{url}/v2/health/ready"),
                 passing_causes=_PASSING_CAUSES,
+                needs_children=True,
                 stop_timeout_s=15.0,
                 stop_wave=2,
                 is_foreign=True,
@@ -314,7 +315,7 @@ class Supervisor:
                 if not cause or service.failures >= _START_RETRIES:
                     raise StartError(self._failure(service, "ended while starting"))
                 _say(f"{service.name} ended while starting ({cause}); trying once more")
-                self._end_group(service)
+                service.end_group()
                 service.failures += 1
                 self._start(service)
             if time.monotonic() > deadline:
@@ -353,10 +354,13 @@ class Supervisor:
                 continue
             status = service.process.poll()
             if status is None:
+                if service.is_crippled(now):
+                    _say(f"{service.name} has lost a process of its own and is started again")
+                    service.process.kill()
                 if service.failures and now - service.started_at > _HEALTHY_AFTER_S:
                     service.failures = 0
                 continue
-            self._end_group(service)
+            service.end_group()
             pause_s = min(0.2 * 2**service.failures, 10.0)
             service.failures += 1
             service.process = None
@@ -365,12 +369,6 @@ class Supervisor:
                 f"{service.name} ended with status {status}; "
                 f"restarting in {pause_s:.1f} s (log: {self._log_path(service)})"
             )
-
-    def _end_group(self, service: Service) -> None:
-        """Kill what a dead service left behind in its process group."""
-        if service.process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(service.process.pid, signal.SIGKILL)
 
     def _stop_all(self) -> None:
         """Stop in waves: what brings work in, then what does it, then what that needs."""
@@ -390,7 +388,7 @@ class Supervisor:
             process.wait(service.stop_timeout_s)
         except subprocess.TimeoutExpired:
             _say(f"{service.name} had to be killed")
-        self._end_group(service)
+        service.end_group()
         process.wait()
 
 

@@ -156,8 +156,9 @@ def test_whatever_is_killed_every_acknowledged_study_ends_in_one_result_set(
         try:
             peer = Destination(ae_title="LENTIGO", host="127.0.0.1", port=lentigo.dicom_port)
             sent = 0
-            # The next is killed while the last one's studies are still on their way.
-            for victim in (*SERVICES, "everything"):
+            # The next is killed while the last one's studies are still on their way. Triton does
+            # not see that a model's process is gone, so that nothing may come after that one.
+            for victim in (*SERVICES, "everything", "model"):
                 studies = make_studies(pictures[:3], tmp_path / victim)
                 assert send(studies, peer).is_complete
                 sent += len(studies)
@@ -165,6 +166,8 @@ def test_whatever_is_killed_every_acknowledged_study_ends_in_one_result_set(
                 if victim == "everything":
                     lentigo.kill_all()
                     lentigo.start()
+                elif victim == "model":
+                    lentigo.kill_model_process()
                 else:
                     lentigo.kill(victim)
                 wait_until(

@@ -189,6 +189,12 @@ def test_pods_are_nobody_and_know_their_settings() -> None:
             refuse_unknown({each["name"]: "" for each in container.get("env", ())})
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 command = container.get(probe, {}).get("exec", {}).get("command")
+                if name == "triton" and command is not None:  # not a service of ours
+                    assert (command[:2], probe) == (["/bin/sh", "-c"], "livenessProbe")
+                    assert (
+                        subprocess.run(["sh", "-n", "-c", command[2]], check=False).returncode == 0
+                    )
+                    continue
                 assert command is None or command[2] in health._CHECKS, name
         (main,) = pod["containers"]
         assert "livenessProbe" in main

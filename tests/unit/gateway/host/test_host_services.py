@@ -12,9 +12,10 @@ from sqlalchemy import insert
 
 from gateway import cli
 from gateway.host.embedded import Command
-from gateway.host.services import Service, StartError
+from gateway.host.services import Service, StartError, has_dead_child
 from gateway.host.supervisor import Supervisor, UpOptions
 from gateway.settings import DashboardSettings, DeliverySettings, ListenerSettings, StoreSettings
+from tests.servers import wait_until
 
 # The handler comes while the main thread holds the event's own lock, as between two lines of
 # Event.wait: that moment is made here, elsewhere it is one in a hundred stops.
@@ -187,3 +188,30 @@ def test_a_module_that_no_extra_brings_is_a_defect(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(cli.COMMANDS, "status", ("gateway.no_such_module", "nothing"))
     with pytest.raises(ModuleNotFoundError):
         cli.main(["status"])
+
+
+@pytest.mark.parametrize("is_waited_for", [False, True], ids=["dead child", "waited for"])
+def test_a_service_that_lost_a_child_it_needs_is_crippled_at_the_second_look(
+    is_waited_for: bool,
+) -> None:
+    program = "import subprocess, sys; child = subprocess.Popen(['true'])"
+    program += "; child.wait()" if is_waited_for else "; child.stdout"
+    program += "; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        service = Service(
+            name="triton",
+            command=lambda: Command(argv=["true"], environment={}),
+            is_ready=lambda: True,
+            needs_children=True,
+        )
+        service.process = process
+        if not is_waited_for:
+            wait_until(lambda: has_dead_child(process.pid), 20, "the child's end")
+        assert not service.is_crippled(100.0)
+        assert not service.is_crippled(101.0)  # too soon for another look
+        assert service.is_crippled(103.0) is not is_waited_for
+        process.stdin.close() if process.stdin else None
