@@ -267,7 +267,19 @@ class Lentigo:
 
     def command(self, *arguments: str, timeout_s: float = 60.0) -> str:
         """Run another ``lentigo`` command on the same home; return what it printed."""
-        done = subprocess.run(
+        done = self._run(*arguments, timeout_s=timeout_s)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def diagnosis(self) -> list[dict[str, Any]]:
+        """Return what ``lentigo doctor --json`` says."""
+        done = self._run("doctor", "--json", timeout_s=120)
+        found = json.loads(done.stdout)
+        assert isinstance(found, list)
+        return found
+
+    def _run(self, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [sys.executable, "-m", "gateway.cli", *arguments],
             env={**self._environment, "LENTIGO_HOME": str(self.home)},
             cwd=ROOT,
@@ -276,23 +288,6 @@ class Lentigo:
             timeout=timeout_s,
             check=False,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def diagnosis(self) -> list[dict[str, Any]]:
-        """Return what ``lentigo doctor --json`` says."""
-        done = subprocess.run(
-            [sys.executable, "-m", "gateway.cli", "doctor", "--json"],
-            env={**self._environment, "LENTIGO_HOME": str(self.home)},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        found = json.loads(done.stdout)
-        assert isinstance(found, list)
-        return found
 
     @property
     def dicom_port(self) -> int:
