@@ -7,23 +7,32 @@ that writes an error to the console fails the test that opened it.
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+    NoSuchElementException,
+    StaleElementReferenceException,
+    WebDriverException,
+)
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
 
 from tests.servers import find_program, require, wait_until
+
+T = TypeVar("T")
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) uint8, RGB."""
@@ -42,6 +51,14 @@ _ARGUMENTS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
 _PAGE_LOAD_S = 60
+_REDRAWN = (
+    StaleElementReferenceException,
+    NoSuchElementException,
+    ElementNotInteractableException,
+    ElementClickInterceptedException,
+)
+# What chromedriver says in other words of a page that was left, or redrawn, while it was asked.
+_LEFT = re.compile("does not belong to the document|aborted by navigation|execution context")
 
 
 class Browser:
@@ -79,56 +96,102 @@ class Browser:
         """Return every element that matches."""
         return self.driver.find_elements(By.CSS_SELECTOR, css)
 
-    def wait_for(self, css: str, timeout_s: float = 30.0) -> WebElement:
-        """Wait until an element matches and is visible, and return it."""
+    def wait_until(
+        self, predicate: Callable[[], T], timeout_s: float, what: str, *, interval_s: float = 0.05
+    ) -> T:
+        """Poll until `predicate` is true, and return it; a page being redrawn is not there yet.
 
-        def visible() -> WebElement | None:
+        Pages follow the record: what was found may be replaced before it is read. So everything
+        that is looked for belongs into the predicate.
+        """
+
+        def answer() -> T | None:
             try:
-                return next((e for e in self.find_all(css) if e.is_displayed()), None)
-            except StaleElementReferenceException:  # the page redrew itself meanwhile
-                return None
+                return predicate()
+            except WebDriverException as exc:
+                if isinstance(exc, _REDRAWN) or _LEFT.search(exc.msg or ""):
+                    return None
+                raise
 
-        found = wait_until(visible, timeout_s, f"element {css!r} on {self.url}")
+        found = wait_until(answer, timeout_s, f"{what} on {self.url}", interval_s=interval_s)
         assert found is not None
         return found
 
+    def act(self, action: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
+        """Find something and click it or type into it, again while the page is being redrawn.
+
+        Parameters
+        ----------
+        action
+            Finds what it acts on. Whatever it did to an element that was then replaced is lost
+            with it, so it must do all of it again: choose and submit in one action.
+        """
+
+        def is_done() -> bool:
+            action()
+            return True
+
+        self.wait_until(is_done, timeout_s, what)
+
+    def wait_for(self, css: str, timeout_s: float = 30.0) -> WebElement:
+        """Wait until an element matches and is visible, and return it."""
+        return self.wait_until(
+            lambda: self._visible(By.CSS_SELECTOR, css), timeout_s, f"element {css!r}"
+        )
+
+    def read(self, css: str, timeout_s: float = 30.0) -> str:
+        """Wait until an element matches, is visible and has a text, and return the text."""
+        return self.wait_until(lambda: self._visible(By.CSS_SELECTOR, css).text, timeout_s, css)
+
     def wait_for_text(self, text: str, timeout_s: float = 30.0) -> None:
         """Wait until the page shows a text."""
-        wait_until(lambda: text in self.text, timeout_s, f"text {text!r} on {self.url}")
+        self.wait_until(lambda: text in self.text, timeout_s, f"text {text!r}")
 
     def wait_for_url(self, pattern: str, timeout_s: float = 30.0) -> None:
         """Wait until the address matches a regular expression somewhere."""
-        wait_until(lambda: re.search(pattern, self.url), timeout_s, f"address like {pattern!r}")
+        self.wait_until(lambda: re.search(pattern, self.url), timeout_s, f"address {pattern!r}")
 
     def fill(self, css: str, text: str) -> None:
         """Type a text into a field, in place of what it holds."""
-        element = self.wait_for(css)
-        element.clear()
-        element.send_keys(text)
 
-    def click(self, css: str) -> None:
+        def fill() -> None:
+            element = self._visible(By.CSS_SELECTOR, css)
+            element.clear()
+            element.send_keys(text)
+
+        self.act(fill, f"field {css!r}")
+
+    def choose(self, css: str, *, text: str = "", value: str = "") -> None:
+        """Choose an option of a list by what it shows, or by its value."""
+
+        def choose() -> None:
+            options = Select(self._visible(By.CSS_SELECTOR, css))
+            options.select_by_visible_text(text) if text else options.select_by_value(value)
+
+        self.act(choose, f"option {text or value!r} of {css!r}")
+
+    def click(self, css: str, timeout_s: float = 30.0) -> None:
         """Click the first visible element that matches."""
-        self.wait_for(css).click()
+        self.act(lambda: self._visible(By.CSS_SELECTOR, css).click(), f"element {css!r}", timeout_s)
+
+    def click_xpath(self, path: str, what: str, timeout_s: float = 30.0) -> None:
+        """Click the first visible element on an XPath."""
+        self.act(lambda: self._visible(By.XPATH, path).click(), what, timeout_s)
 
     def click_text(self, text: str, timeout_s: float = 30.0) -> None:
         """Click the button or link with exactly this text."""
         quoted = '"' + text.replace('"', "") + '"'
         path = f"//*[self::button or self::a][normalize-space(.)={quoted}]"
-
-        def visible() -> WebElement | None:
-            try:
-                found = self.driver.find_elements(By.XPATH, path)
-                return next((e for e in found if e.is_displayed()), None)
-            except StaleElementReferenceException:
-                return None
-
-        element = wait_until(visible, timeout_s, f"button or link {text!r} on {self.url}")
-        assert element is not None
-        element.click()
+        self.click_xpath(path, f"button or link {text!r}", timeout_s)
 
     def double_click(self, css: str) -> None:
         """Double-click the first visible element that matches."""
-        ActionChains(self.driver).double_click(self.wait_for(css)).perform()
+
+        def double_click() -> None:
+            element = self._visible(By.CSS_SELECTOR, css)
+            ActionChains(self.driver).double_click(element).perform()
+
+        self.act(double_click, f"element {css!r}")
 
     def set_size(self, width: int, height: int) -> None:
         """Give the page exactly this many CSS pixels, one device pixel each."""
@@ -148,12 +211,7 @@ class Browser:
         png = self.driver.get_screenshot_as_png()
         picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
         if css:
-            box = self.script(
-                "const b = arguments[0].getBoundingClientRect();"
-                "return [b.top, b.left, b.bottom, b.right].map(Math.round)",
-                self.wait_for(css),
-            )
-            top, left, bottom, right = (max(0, int(edge)) for edge in box)
+            top, left, bottom, right = (max(0, int(edge)) for edge in self._box(css))
             picture = picture[top:bottom, left:right]
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,6 +239,22 @@ class Browser:
         """Whether the page is wider than the window."""
         return bool(
             self.script("const d = document.documentElement; return d.scrollWidth > d.clientWidth")
+        )
+
+    def _visible(self, by: str, wanted: str) -> WebElement:
+        for element in self.driver.find_elements(by, wanted):
+            if element.is_displayed():
+                return element
+        raise NoSuchElementException(f"nothing visible is {wanted!r}")
+
+    def _box(self, css: str) -> list[int]:
+        """Top, left, bottom and right of an element, in CSS pixels of the window."""
+        code = (
+            "const b = arguments[0].getBoundingClientRect();"
+            "return [b.top, b.left, b.bottom, b.right].map(Math.round)"
+        )
+        return self.wait_until(
+            lambda: self.script(code, self._visible(By.CSS_SELECTOR, css)), 30, f"element {css!r}"
         )
 
 

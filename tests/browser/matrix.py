@@ -31,7 +31,7 @@ from tests.browser.driver import Browser, Picture, browser
 from tests.browser.ohif import ohif
 from tests.browser.study import make_study
 from tests.every_result import made
-from tests.servers import Orthanc, orthanc, wait_until
+from tests.servers import Orthanc, orthanc
 from tests.servers.orthanc import OrthancError
 from tests.unit.workers.tbp import tbp_world
 
@@ -189,7 +189,7 @@ def by_ohif(window: Browser, ds: Dataset, picture: Path) -> str:
         return seen != "nothing"
 
     with contextlib.suppress(AssertionError):
-        wait_until(is_seen, _SEEN_S, "the object", interval_s=1.0)
+        window.wait_until(is_seen, _SEEN_S, "the object", interval_s=1.0)
     _photograph(window, picture)
     return seen
 
@@ -310,7 +310,7 @@ def _wait_for_picture(window: Browser) -> None:
         return shown is not None and bool(shown.std() > 5)
 
     with contextlib.suppress(AssertionError):
-        wait_until(is_shown, _READY_S, "the image", interval_s=0.5)
+        window.wait_until(is_shown, _READY_S, "the image", interval_s=0.5)
 
 
 def table(rows: list[Row]) -> str:

@@ -9,7 +9,6 @@ from sqlalchemy import insert, update
 from gateway.store.engine import utc_now, writing
 from gateway.store.tables import DestinationHealth, Event, SourceRhythm, Study
 from tests.browser.admin_site import MODEL
-from tests.servers import wait_until
 
 PAGES = [
     ("overview", "/?window=7d", "Age of the oldest item in each stage"),
@@ -77,10 +76,14 @@ def test_each_field_has_a_name_and_each_focus_is_seen(site, window):
 def test_a_wide_table_is_scrolled_by_keyboard_in_a_small_window(site, window):
     window.set_size(400, 860)
     window.open(f"{site.url}/nodes")
-    place = window.wait_for("section:nth-of-type(2) .scroll[tabindex='0']")
-    assert place.get_attribute("aria-label") == "Sources"
-    place.send_keys(Keys.ARROW_RIGHT * 3)
-    wait_until(lambda: place.get_property("scrollLeft") > 0, 20, "the table to move")
+    table = "section:nth-of-type(2) .scroll[tabindex='0'][aria-label='Sources']"
+
+    def is_moved() -> bool:
+        place = window.wait_for(table)
+        place.send_keys(Keys.ARROW_RIGHT * 3)
+        return bool(place.get_property("scrollLeft") > 0)
+
+    window.wait_until(is_moved, 20, "the table to move", interval_s=0.5)
     here = "const a = document.querySelector('.places [aria-current]').getBoundingClientRect();"
     assert window.script(here + "return a.left >= 0 && a.right <= innerWidth")
     window.set_size(1280, 860)
@@ -92,11 +95,9 @@ def test_study_shows_its_story_pictures_and_report(site, window, shoot):
     assert window.url == f"{site.url}/studies/{site.number}"
     window.wait_for_text("Did the PACS get it?".upper())
     drawn = "return [...document.images].filter(i => i.complete && i.naturalWidth).length"
-    wait_until(lambda: window.script(drawn) >= 4, 30, "pictures")
+    window.wait_until(lambda: window.script(drawn) >= 4, 30, "pictures")
     assert "An association brought instances" in window.text
-    viewer = window.find("a[href^='https://viewer.example/']")
-    assert viewer is not None
-    assert viewer.get_attribute("href").endswith(site.uid)
+    assert window.find(f"a[href^='https://viewer.example/'][href$='{site.uid}']") is not None
     shoot("study")
     window.click_text("sr")
     window.wait_for_text("Melanocytic nevus")
@@ -105,11 +106,12 @@ def test_study_shows_its_story_pictures_and_report(site, window, shoot):
 
 
 def test_search_box_finds_by_what_people_read_out(site, window):
+    focused = "return document.activeElement.id === 'find'"
     slash = "new KeyboardEvent('keydown', {key: '/', bubbles: true})"
     for wanted in (f"#{site.number}", site.uid, f"…{site.uid[-12:]}"):
         window.open(f"{site.url}/queues")
         window.script(f"document.body.dispatchEvent({slash})")
-        wait_until(lambda: window.script("return document.activeElement.id") == "find", 20, "focus")
+        window.wait_until(lambda: window.script(focused), 20, "focus")
         window.fill("#find", wanted + Keys.ENTER)
         window.wait_for_url(f"/studies/{site.number}$")
     for wanted in ("A0000007", "p0000007"):
@@ -131,13 +133,36 @@ def test_search_for_nothing_known_says_where_to_look(site, window, shoot):
 def test_open_page_follows_the_record(site, window):
     window.open(f"{site.url}/studies")
     window.wait_for_text("live")
-    before = window.wait_for(".chip-all .count").text
+    before = window.read(".chip-all .count")
     with writing(site.engine) as connection:
         connection.execute(update(Study).where(Study.id == 1).values(reason="changed meanwhile"))
     site.record.clock.now = utc_now()
     uid = site.record.receive()
     window.wait_for(f"[title='{uid}']")
-    assert window.wait_for(".chip-all .count").text != before
+    assert window.read(".chip-all .count") != before
+
+
+def test_what_somebody_chose_is_not_taken_away(site, window):
+    select = "document.querySelector('.cause select')"
+    fetched = "return performance.getEntriesByName(location.href, 'resource').length"
+
+    def fail(reason: str) -> None:
+        site.record.clock.now = utc_now()
+        (item,) = site.record.schedule("diagnosis")
+        claim = site.record.claim(item)
+        site.record.ledger.fail(claim, kind="REJECTED", reason=reason)
+
+    window.open(f"{site.url}/failures")
+    window.wait_for_text("live")
+    window.script(f"{select}.value = '8'")  # chosen, and the focus is elsewhere since
+    before = window.script(fetched)
+    fail("the lens is covered")
+    window.wait_until(lambda: window.script(fetched) > before, 30, "the page fetched again")
+    assert window.script(f"return {select}.value") == "8"
+    assert "the lens is covered" not in window.text
+    window.script(f"{select}.selectedIndex = 0")
+    fail("the lens is broken")
+    window.wait_for_text("the lens is broken")
 
 
 def test_overview_says_what_stands_in_the_way(site, window, shoot):

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 from sqlalchemy import select
 
@@ -38,9 +39,9 @@ def logged_in_as(window: Browser, url: str, role: str) -> Iterator[None]:
     """Make an account, log it in for the first time, and give the browser back to ``admin``."""
     window.open(f"{url}/accounts")
     window.fill("#username", f"{role}-1")
-    Select(window.wait_for("#role")).select_by_visible_text(role)
+    window.choose("#role", text=role)
     window.click_text("Make it")
-    once = window.wait_for("code.once").text
+    once = window.read("code.once")
     window.click_text("Log out")
     log_in(window, f"{role}-1", once)
     window.fill("#old", once)
@@ -63,7 +64,7 @@ def test_reviewer_reveals_a_patient_and_signs_an_opinion(site, window, shoot):
         window.click_text("Reveal")
         window.wait_for_text("CANARY-ID")
         window.click_text("Mask again")
-        wait_until(lambda: "CANARY-ID" not in window.text, 20, "the mask")
+        window.wait_until(lambda: "CANARY-ID" not in window.text, 20, "the mask")
         window.click_text("Review")
         window.click("input[value=disagree]")
         window.fill("#comment", "a seborrhoeic keratosis")
@@ -90,29 +91,36 @@ def test_account_gets_another_role_a_new_password_and_is_shut_out(site, window):
     window.open(f"{site.url}/accounts")
     window.fill("#username", "night-shift")
     window.click_text("Make it")
+    window.wait_for("code.once")
     row = "//tr[th[normalize-space(.)='night-shift']]"
 
-    def in_row(css: str):
-        found = window.driver.find_element("xpath", row)
-        return found.find_element("css selector", css)
+    def in_row(css: str) -> WebElement:
+        return window.driver.find_element("xpath", row).find_element("css selector", css)
 
-    window.wait_for("code.once")
-    Select(in_row("select")).select_by_visible_text("operator")
-    in_row("form[action$='/role'] button").click()
-    wait_until(lambda: Select(in_row("select")).first_selected_option.text == "operator", 20, "it")
-    in_row("form[action$='/reset'] button").click()
+    def press(action: str) -> None:
+        window.act(lambda: in_row(f"form[action$='/{action}'] button").click(), action)
+
+    def make_operator() -> None:
+        Select(in_row("select")).select_by_visible_text("operator")
+        in_row("form[action$='/role'] button").click()
+
+    window.act(make_operator, "the role")
+    window.wait_until(
+        lambda: Select(in_row("select")).first_selected_option.text == "operator", 20, "the role"
+    )
+    press("reset")
     window.wait_for_text("One-time password of night-shift")
-    in_row("form[action$='/disable'] button").click()
-    wait_until(lambda: "disabled" in in_row("td").text, 20, "the account to be disabled")
-    in_row("form[action$='/enable'] button").click()
-    wait_until(lambda: "disabled" not in in_row("td").text, 20, "the account to be enabled")
+    press("disable")
+    window.wait_until(lambda: "disabled" in in_row("td").text, 20, "the account shut out")
+    press("enable")
+    window.wait_until(lambda: "disabled" not in in_row("td").text, 20, "the account let in")
 
 
 def test_token_is_issued_and_revoked(site, window):
     window.open(f"{site.url}/tokens")
     window.fill("#name", "integration engine")
     window.click_text("Issue")
-    assert window.wait_for("code.once").text.startswith("lentigo_")
+    assert window.read("code.once").startswith("lentigo_")
     window.click_text("Revoke")
     window.wait_for_text("revoked")
 
@@ -135,10 +143,9 @@ def test_rules_are_tried_and_published(site, window, shoot):
 def test_destinations_are_asked_by_echo(site, window):
     window.open(f"{site.url}/nodes")
     for name, said in ((site.pacs, "answers"), ("PACS2@127.0.0.1:1", "cannot be reached")):
-        row = f"//tr[th//code[.='{name}']]//button"
-        window.driver.find_element("xpath", row).click()
+        window.click_xpath(f"//tr[th//code[.='{name}']]//button", f"the button of {name}")
         window.wait_for_text(f"{name}: ")
-        assert said in window.text
+        window.wait_for_text(said)
 
 
 def test_chain_of_the_audit_trail_is_verified_and_searched(site, window):
@@ -148,8 +155,10 @@ def test_chain_of_the_audit_trail_is_verified_and_searched(site, window):
     window.fill("#action", "login")
     window.click_text("Search")
     window.wait_for_url("action=login")
-    actions = {each.text for each in window.find_all("tbody td:nth-of-type(3)")}
-    assert actions
+    cells = "return [...document.querySelectorAll('tbody td:nth-of-type(3)')]"
+    actions = window.wait_until(
+        lambda: window.script(cells + ".map(each => each.textContent.trim())"), 30, "the events"
+    )
     assert all(each.startswith("login") for each in actions)
     window.click_text("Export as JSON lines")
     assert "/audit" in window.url

@@ -1,7 +1,5 @@
 """Orders, filters, views, failures and quarantine on the admin page in a real browser."""
 
-from selenium.webdriver.support.select import Select
-
 
 def test_filter_is_in_the_address_and_kept_as_a_view(site, window):
     window.open(f"{site.url}/studies")
@@ -18,14 +16,13 @@ def test_filter_is_in_the_address_and_kept_as_a_view(site, window):
 
 def test_orders_about_the_chosen_and_about_all_that_match(site, window, shoot):
     window.open(f"{site.url}/studies?state=failed")
-    chosen = window.find_all("td.choice input")[:2]
-    for box in chosen:
-        box.click()
+    for number in (1, 2):
+        window.click(f"tbody tr:nth-child({number}) td.choice input")
     window.click("button[value=retry]")
     window.wait_for_text("Retry 2 studies?")
     window.click_text("Retry 2 studies")
     window.wait_for_text("Retry: 2 done")
-    Select(window.wait_for("#scope")).select_by_value("all")
+    window.choose("#scope", value="all")
     window.click("button[value=cancel]")
     window.wait_for_text("Cancel")
     window.wait_for("#reason")
@@ -59,7 +56,7 @@ def test_cause_is_assigned_snoozed_and_replayed(site, window):
     window.click(".cause form button")
     window.wait_for_text("with admin")
     causes = len(window.find_all(".cause"))
-    Select(window.wait_for(".cause select")).select_by_value("8")
+    window.choose(".cause select", value="8")
     window.click(".cause form button")
     window.wait_for_text("1 snoozed cause")
     assert len(window.find_all(".cause")) == causes - 1

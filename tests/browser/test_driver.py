@@ -4,6 +4,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from selenium.common.exceptions import WebDriverException
 
 from tests.browser.driver import browser
 
@@ -31,6 +32,32 @@ def test_page_is_read_clicked_and_photographed_pixel_by_pixel(tmp_path):
         assert not window.overflows()
         window.script("document.body.style.width = '2000px'")
         assert window.overflows()
+
+
+def test_page_that_is_redrawn_all_the_time_is_read_and_clicked(tmp_path):
+    redraw = """
+        const part = document.getElementById('part'), text = part.innerHTML;
+        setInterval(() => {
+            const typed = document.getElementById('name').value;
+            part.innerHTML = text;
+            document.getElementById('name').value = typed;
+        }, 300);
+        window.clicks = 0;"""
+    page = f"""<div id='part'><button onclick='clicks++'>Go on</button><input id='name'>
+        <select><option>one<option value='2'>two</select><b>forty</b></div>
+        <script>{redraw}</script>"""
+    with browser(tmp_path, size=(640, 480)) as window:
+        window.open(PAGE + page)
+        for _ in range(20):
+            assert window.read("b") == "forty"
+            window.fill("#name", "")
+            window.choose("select", value="2")
+        window.click_text("Go on")
+        assert window.script("return window.clicks") == 1
+        with pytest.raises(AssertionError, match=r"'#none'.*not within"):
+            window.click("#none", timeout_s=0.2)
+        with pytest.raises(WebDriverException, match="undefinedFunction"):
+            window.wait_until(lambda: window.script("undefinedFunction()"), 5, "an error")
 
 
 def test_error_in_the_console_fails_the_test(tmp_path):

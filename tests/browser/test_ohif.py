@@ -10,7 +10,7 @@ from gateway.sending.wrap import Kind as WrapKind
 from tests.browser.driver import Browser, Picture, browser
 from tests.browser.ohif import ohif
 from tests.browser.study import Study, store_study
-from tests.servers import Orthanc, orthanc, require, wait_until
+from tests.servers import Orthanc, orthanc, require
 
 pytestmark = [pytest.mark.viewers, pytest.mark.timeout(600)]
 
@@ -103,7 +103,7 @@ def wait_for_picture(window: Browser, pixels: Picture, what: str, least: float =
         return shown.shape == expected.shape and likeness(shown, expected) >= least
 
     window.wait_for(CANVAS, _READY_S)
-    wait_until(is_shown, _READY_S, what, interval_s=0.5)
+    window.wait_until(is_shown, _READY_S, what, interval_s=0.5)
     return window.screenshot(css=CANVAS)
 
 
@@ -157,7 +157,7 @@ def test_segmentation_covers_the_lesion_and_only_the_lesion(window, study, scree
         changed = change(shown, before) > 10
         return bool(changed[covered].mean() > 0.95 and changed[clear].mean() < 0.02)
 
-    wait_until(lesion_is_covered, _READY_S, "colour over the lesion alone", interval_s=0.5)
+    window.wait_until(lesion_is_covered, _READY_S, "colour over the lesion alone", interval_s=0.5)
     window.screenshot(screenshots / "segmentation.png")
 
 
@@ -166,7 +166,7 @@ def test_report_draws_the_outline_and_says_the_numbers(window, study, screenshot
     before = wait_for_picture(window, study.pixels, "the image before the outline")
     inside, border = on_screen(window, study)
     show_series(window, study.series_number("sr"))
-    wait_until(
+    window.wait_until(
         lambda: any("Probability of cancer" in text for text in svg_texts(window)),
         _READY_S,
         "the report's numbers in the page",
@@ -198,7 +198,7 @@ def test_image_that_was_not_assessed_says_why(window, study_without_assessment, 
     open_study(window, study)
     wait_for_picture(window, study.pixels, "the image that was not assessed")
     show_series(window, study.series_number("sr"))
-    wait_until(
+    window.wait_until(
         lambda: "out of focus" in " ".join(svg_texts(window)),
         _READY_S,
         "the reason in the page",

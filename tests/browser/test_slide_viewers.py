@@ -12,7 +12,7 @@ from tests.browser.driver import Browser, Picture, browser
 from tests.browser.ohif import ohif
 from tests.browser.slide_study import SIZE, SlideStudy, store_slide
 from tests.browser.slide_viewer import ask, slide_viewer
-from tests.servers import Orthanc, orthanc, require, wait_until
+from tests.servers import Orthanc, orthanc, require
 
 pytestmark = [pytest.mark.viewers, pytest.mark.timeout(600)]
 
@@ -47,14 +47,16 @@ def slide(pacs, study, tmp_path) -> Iterator[Browser]:
     """The slide in the microscopy viewer, drawn."""
     with slide_viewer(pacs) as url, browser(tmp_path / "browser", size=WINDOW) as window:
         window.open(url)
-        wait_until(lambda: window.script("return window.ready === true"), _READY_S, "the page")
+        window.wait_until(
+            lambda: window.script("return window.ready === true"), _READY_S, "the page"
+        )
         ask(window, "openSlide", study.study_instance_uid, study.slide_series_uid)
         expected = as_shown(study.overview)
 
         def is_drawn() -> bool:
             return likeness(shown(window)[FREE], expected[FREE]) > 0.97
 
-        wait_until(is_drawn, _READY_S, "the slide in the viewer", interval_s=0.5)
+        window.wait_until(is_drawn, _READY_S, "the slide in the viewer", interval_s=0.5)
         yield window
         assert window.script("return window.problems") == []
 
@@ -106,7 +108,7 @@ def test_attention_lies_over_its_tiles(slide, study, screenshots):
     def is_drawn() -> bool:
         return likeness(shown(slide)[FREE], expected[FREE]) > 0.9
 
-    wait_until(is_drawn, _READY_S, "the map over the slide", interval_s=0.5)
+    window.wait_until(is_drawn, _READY_S, "the map over the slide", interval_s=0.5)
     slide.screenshot(screenshots / "map.png")
     assert "Attention rank" in slide.text
 
@@ -123,7 +125,7 @@ def test_mask_covers_the_tissue_and_only_the_tissue(slide, study, screenshots):
         both, either = (changed & expected).sum(), (changed | expected).sum()
         return bool(both / max(either, 1) > 0.95)
 
-    wait_until(is_drawn, _READY_S, "the mask over the tissue", interval_s=0.5)
+    window.wait_until(is_drawn, _READY_S, "the mask over the tissue", interval_s=0.5)
     slide.screenshot(screenshots / "mask.png")
 
 
@@ -147,7 +149,7 @@ def test_report_outlines_tissue_and_tiles_and_lists_what_it_says(slide, study, s
         inside = cv2.erode(square.astype(np.uint8), np.ones((11, 11), np.uint8)) > 0
         return bool(is_red[border > 0].mean() > 0.3 and changed[inside].mean() < 0.02)
 
-    wait_until(is_drawn, _READY_S, "a square around the first tile", interval_s=0.5)
+    window.wait_until(is_drawn, _READY_S, "a square around the first tile", interval_s=0.5)
     slide.screenshot(screenshots / "report.png")
     text = slide.text
     assert "Prob. Metastasis: 93.2" in text
@@ -177,7 +179,7 @@ def test_ohif_microscopy_draws_the_report_and_names_its_findings(
         )
         return False
 
-    wait_until(open_list, _READY_S, "the list of series", interval_s=3)
+    window.wait_until(open_list, _READY_S, "the list of series", interval_s=3)
     window.double_click('[data-series="9001"]')
     for name in ("DEMO_POSITIVE", "TISSUE_PART", "TILE_1", "TILE_4"):
         window.wait_for_text(name, _READY_S)
@@ -187,7 +189,7 @@ def test_ohif_microscopy_draws_the_report_and_names_its_findings(
         is_green = (picture[..., 1] > 200) & (picture[..., 0] < 80) & (picture[..., 2] < 80)
         return bool(is_green.sum() > 1000)
 
-    wait_until(is_outlined, _READY_S, "outlines on the slide", interval_s=1)
+    window.wait_until(is_outlined, _READY_S, "outlines on the slide", interval_s=1)
     window.screenshot(screenshots / "microscopy.png")
 
 
@@ -212,7 +214,7 @@ def test_ohif_viewer_shows_the_sheet_and_survives_the_other_objects(
         number = study.series_number(role)
         window.wait_for(f'[data-series="{number}"]', _READY_S)
         window.double_click(f'[data-series="{number}"]')
-    wait_until(is_shown, _READY_S, "the quality sheet", interval_s=1)
+    window.wait_until(is_shown, _READY_S, "the quality sheet", interval_s=1)
     window.screenshot(screenshots / "sheet.png")
     assert "AI slide report" in window.text  # a crash takes the list of series away
 

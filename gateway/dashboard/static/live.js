@@ -65,13 +65,29 @@
 
   // -- the page itself --------------------------------------------------------------------------
 
+  // What somebody is choosing or writing must not be taken away.
+  function isInUse(region) {
+    const fields = [...region.querySelectorAll("input, select, textarea")];
+    return fields.some((field) => {
+      if (field === document.activeElement) return true;
+      if (field.type === "checkbox" || field.type === "radio") {
+        return field.checked !== field.defaultChecked;
+      }
+      if (field.options) {
+        const offered = [...field.options];
+        const atFirst = offered.findLast((option) => option.defaultSelected) || offered[0];
+        return !field.multiple && offered[field.selectedIndex] !== atFirst;
+      }
+      return field.type !== "hidden" && field.value !== field.defaultValue;
+    });
+  }
+
   function swap(next) {
     const focused = document.activeElement && document.activeElement.id;
     for (const region of regions()) {
       const fresh = next.getElementById(region.id);
       if (!fresh || fresh.innerHTML === sent.get(region.id)) continue;
-      // What somebody is choosing or writing must not be taken away.
-      if (region.querySelector("input:checked, input:focus, select:focus, textarea:focus")) continue;
+      if (isInUse(region)) continue;
       sent.set(region.id, fresh.innerHTML);
       region.innerHTML = fresh.innerHTML;
     }
