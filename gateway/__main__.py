@@ -30,9 +30,9 @@ from gateway.settings import (
     reject_unknown_environment,
 )
 from gateway.store.engine import migrate, open_engine
-from gateway.store.hints import HintBoard
-from gateway.store.intake import Intake
+from gateway.store.intake.receiving import Intake
 from gateway.store.schema import refuse_newer_schema
+from gateway.store.work.hints import HintBoard
 from gateway.sweeper import Sweeper
 from gateway.upkeep import upkeep
 
@@ -71,9 +71,9 @@ def _sweep() -> None:
     from gateway.rule_watch import RuledClosing, RuleWatch
     from gateway.rules.headers import HeaderReader
     from gateway.rules.reading import Site
-    from gateway.store.closing import ClosingDesk
-    from gateway.store.rulebook import Rulebook
-    from gateway.store.upkeep import Upkeep
+    from gateway.store.intake.closing import ClosingDesk
+    from gateway.store.intake.rulebook import Rulebook
+    from gateway.store.work.upkeep import Upkeep
 
     store = StoreSettings()
     stop = _stop_event(MarkedStop(alive_mark(store.mark_folder, "sweeper")))

@@ -10,8 +10,8 @@ from gateway.documents import MAX_BYTES, document_desk
 from gateway.errors import DocumentRefused, GatewayError
 from gateway.home import resolve_home, running_instance
 from gateway.settings import StoreSettings
-from gateway.store.documents import Registered
 from gateway.store.engine import open_engine
+from gateway.store.intake.documents import Registered
 
 _EPILOG = """\
 The document is kept until the study arrives. One that comes when the study was analysed already

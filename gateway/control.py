@@ -8,8 +8,8 @@ import getpass
 from gateway.errors import GatewayError
 from gateway.home import resolve_home
 from gateway.settings import StoreSettings
-from gateway.store.control import MAX_REASON_CHARACTERS, Outcome, StudyControl
 from gateway.store.opening import opened_record
+from gateway.store.people.control import MAX_REASON_CHARACTERS, Outcome, StudyControl
 
 _EPILOG = """\
 STUDY is a Study Instance UID, an accession number, or the number of the study in the record.

@@ -15,7 +15,7 @@ from gateway.errors import DocumentRefused
 from gateway.retention.door import open_spool
 from gateway.settings import CompletenessSettings, StoreSettings
 from gateway.spool import Spool
-from gateway.store.documents import DocumentRecord, Registered
+from gateway.store.intake.documents import DocumentRecord, Registered
 
 MAX_BYTES = 32 * 1024 * 1024
 """Largest document: a thousand lesions with their measurements take a tenth of it."""

@@ -17,9 +17,9 @@ from gateway.delivery.routes import parse_routes
 from gateway.errors import RuleFileRefused
 from gateway.rules.reading import MAX_TEXT_BYTES, Site, read_rules
 from gateway.rules.ruleset import BUILT_IN_TEXT, RuleSet
-from gateway.store.closing import ClosingDesk
 from gateway.store.engine import open_engine
-from gateway.store.rulebook import Rulebook, built_in_rules
+from gateway.store.intake.closing import ClosingDesk
+from gateway.store.intake.rulebook import Rulebook, built_in_rules
 
 log = logging.getLogger(__name__)
 

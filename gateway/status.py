@@ -19,8 +19,8 @@ from gateway.home import resolve_home, running_instance
 from gateway.settings import StoreSettings
 from gateway.store import states
 from gateway.store.engine import open_engine
-from gateway.store.status import StatusReader, StudyStatus
-from gateway.store.study_filter import StudyFilter
+from gateway.store.reading.status import StatusReader, StudyStatus
+from gateway.store.reading.study_filter import StudyFilter
 from gateway.wording import delivery_answer, duration_words, findings, item_words, local_time
 
 DONE, NOT_DONE, STILL_UNDER_WAY = 0, 1, 3

@@ -14,7 +14,7 @@ from gateway.errors import RecordUnavailable
 from gateway.faults import failpoint
 from gateway.queue import BrokerUnavailable, Queue
 from gateway.settings import CompletenessSettings
-from gateway.store.hints import HintBoard
+from gateway.store.work.hints import HintBoard
 
 log = logging.getLogger(__name__)
 

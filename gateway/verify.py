@@ -17,7 +17,7 @@ from gateway.errors import RecordUnavailable
 from gateway.home import resolve_home, running_instance
 from gateway.settings import DeliverySettings, StoreSettings
 from gateway.store.engine import open_engine
-from gateway.store.verify import Finding, Subject, verify
+from gateway.store.verification.promises import Finding, Subject, verify
 from gateway.verify_pacs import PacsUnavailable, check_pacs
 
 _STYLE = {"PASS": "green", "NOTE": "yellow", "FAIL": "bold red"}

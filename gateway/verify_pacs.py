@@ -23,8 +23,8 @@ from gateway.delivery.stow_settings import StowSettings
 from gateway.errors import AssociationRefused, GatewayError, NoContextAccepted
 from gateway.settings import DeliverySettings, TlsSettings
 from gateway.store.engine import reading
-from gateway.store.findings import Finding
 from gateway.store.tables import Delivery, ResultObject, Study, WorkItem
+from gateway.store.verification.findings import Finding
 
 _STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"  # PS3.4 C.6.2.3
 _EXAMPLES = 10

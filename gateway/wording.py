@@ -9,7 +9,7 @@ from typing import Any
 
 from gateway.delivery.routes import FOLDER
 from gateway.store import states
-from gateway.store.status import DeliveryStatus, StudyStatus, WorkItemStatus
+from gateway.store.reading.status import DeliveryStatus, StudyStatus, WorkItemStatus
 
 _ACTIONS = {
     "association.brought": "An association brought instances",

@@ -1,6 +1,7 @@
 """Starts the real Lentigo, or one of its servers, on loopback for a test or a bench."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -20,8 +21,8 @@ from gateway.host import embedded
 from gateway.host.embedded import free_port
 from gateway.settings import StoreSettings
 from gateway.store.engine import open_engine, reading
+from gateway.store.reading.status import study_list
 from gateway.store.states import FINAL_STATES
-from gateway.store.status import study_list
 from gateway.store.tables import Instance
 from tests.servers import wait_until
 
@@ -355,9 +356,16 @@ def _process(command: embedded.Command, log: Path) -> Iterator[subprocess.Popen[
 
 @contextlib.contextmanager
 def running_triton(
-    folder: Path, repository: Path = ROOT / "triton_repo", models: Sequence[str] = ("diagnosis",)
+    folder: Path,
+    repository: Path = ROOT / "triton_repo",
+    models: Sequence[str] = ("diagnosis",),
+    *,
+    started_by: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Run the real Triton on models of a repository; yield its gRPC address."""
+    """Run the real Triton on models of a repository; yield its gRPC address.
+
+    `started_by` is a command that starts it, with Triton's own behind it.
+    """
     import urllib.error
     import urllib.request
 
@@ -365,6 +373,7 @@ def running_triton(
     command = embedded.triton_command(
         repository, folder, grpc_port=grpc_port, http_port=http_port, models=models
     )
+    command = dataclasses.replace(command, argv=(*started_by, *command.argv))
 
     def is_ready() -> bool:
         try:

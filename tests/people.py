@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from fastapi import FastAPI
 from sqlalchemy import insert, select
 
-from gateway.store.accounts import open_session
 from gateway.store.engine import utc_now, writing
+from gateway.store.people.accounts import open_session
 from gateway.store.tables import Account, WebSession
 from tests.pages import BASE, TestClient
 from tests.records import Record

@@ -17,9 +17,9 @@ from gateway.dicom.part10 import InstanceHeader
 from gateway.listener.ports import AssociationInfo
 from gateway.settings import CompletenessSettings
 from gateway.spool import StoredFile
-from gateway.store.intake import Intake
+from gateway.store.intake.receiving import Intake
 from gateway.store.values import Claim, NewObject, Scheduled
-from gateway.store.work import WorkLedger
+from gateway.store.work.ledger import WorkLedger
 
 DERMOSCOPIC = "1.2.840.10008.5.1.4.1.1.77.1.7"
 SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"

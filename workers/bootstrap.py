@@ -31,14 +31,14 @@ from gateway.settings import (
     StoreSettings,
     TlsSettings,
 )
-from gateway.store.deliveries import DeliveryDesk
-from gateway.store.destinations import DestinationBoard
-from gateway.store.documents import DocumentReader
 from gateway.store.engine import open_engine
-from gateway.store.intake import Intake
-from gateway.store.lesions import LesionIndex
-from gateway.store.recovery import RecoveryDesk
-from gateway.store.work import WorkLedger
+from gateway.store.intake.documents import DocumentReader
+from gateway.store.intake.lesions import LesionIndex
+from gateway.store.intake.receiving import Intake
+from gateway.store.work.deliveries import DeliveryDesk
+from gateway.store.work.destinations import DestinationBoard
+from gateway.store.work.ledger import WorkLedger
+from gateway.store.work.recovery import RecoveryDesk
 from workers import analyses
 from workers.adapters.documents import SpoolDocuments
 from workers.adapters.embeddings import EmbeddingFile

@@ -18,10 +18,10 @@ from gateway.errors import LeaseLost, RecordUnavailable
 from gateway.faults import failpoint
 from gateway.logs import log_context
 from gateway.queue import BrokerUnavailable, Queue
-from gateway.store.deliveries import DeliveryDesk
 from gateway.store.states import DELIVER
 from gateway.store.values import Claim, Hint, Scheduled
-from gateway.store.work import WorkLedger
+from gateway.store.work.deliveries import DeliveryDesk
+from gateway.store.work.ledger import WorkLedger
 from workers import pipeline
 from workers.adapters.scratch import ScratchFolder
 from workers.analysis import Registry

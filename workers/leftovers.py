@@ -15,7 +15,7 @@ from pathlib import Path
 from gateway.errors import RecordUnavailable
 from gateway.settings import StoreSettings
 from gateway.store.engine import open_engine
-from gateway.store.recovery import RecoveryDesk
+from gateway.store.work.recovery import RecoveryDesk
 
 log = logging.getLogger(__name__)
 

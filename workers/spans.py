@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.observation.tracing import traced, tracer
 from gateway.store.values import Claim
-from gateway.store.work import WorkLedger
+from gateway.store.work.ledger import WorkLedger
 
 _SERVICE = "workers"
 

@@ -47,15 +47,15 @@ from gateway.settings import (
     DeliverySettings,
     StoreSettings,
 )
-from gateway.store.accounts import Accounts
 from gateway.store.engine import open_engine
-from gateway.store.history import HistoryReader
-from gateway.store.orders import OrderDesk
-from gateway.store.overview import OverviewReader
-from gateway.store.pending_logins import PendingLogins
-from gateway.store.quarantine import QuarantineDesk
-from gateway.store.status import StatusReader
-from gateway.store.tokens import Tokens
+from gateway.store.intake.quarantine import QuarantineDesk
+from gateway.store.people.accounts import Accounts
+from gateway.store.people.orders import OrderDesk
+from gateway.store.people.pending_logins import PendingLogins
+from gateway.store.people.tokens import Tokens
+from gateway.store.reading.history import HistoryReader
+from gateway.store.reading.overview import OverviewReader
+from gateway.store.reading.status import StatusReader
 
 log = logging.getLogger(__name__)
 

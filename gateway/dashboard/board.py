@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gateway.dashboard.shelf import Kept, Shelf
 from gateway.store.engine import utc_now
-from gateway.store.overview import (
+from gateway.store.reading.overview import (
     WINDOWS,
     FunnelStep,
     OverviewReader,

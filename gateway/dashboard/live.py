@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from starlette.concurrency import run_in_threadpool
 
 from gateway.errors import RecordUnavailable
-from gateway.store.history import HistoryReader
+from gateway.store.reading.history import HistoryReader
 
 POLL_S = 1.0
 HEARTBEAT_S = 15.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
-from gateway.store.overview import Slot, StageHistory
+from gateway.store.reading.overview import Slot, StageHistory
 
 WIDTH, HEIGHT = 480, 120
 _TOP, _BOTTOM, _LEFT, _RIGHT = 8, 18, 34, 40

@@ -12,7 +12,7 @@ from gateway.settings import StoreSettings
 from gateway.store import audit
 from gateway.store.engine import utc_now, writing
 from gateway.store.opening import opened_record
-from gateway.store.reviews import ReviewDesk
+from gateway.store.people.reviews import ReviewDesk
 
 WHOLE, BROKEN = 0, 1
 

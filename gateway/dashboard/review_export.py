@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from gateway.store.reviews import ReviewDesk, SignedReview, images_of
+from gateway.store.people.reviews import ReviewDesk, SignedReview, images_of
 
 COLUMNS = (
     "review",

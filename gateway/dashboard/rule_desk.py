@@ -26,8 +26,8 @@ from gateway.rules.ruleset import BUILT_IN_TEXT, RuleSet
 from gateway.settings import DeliverySettings, RuleSettings, StoreSettings
 from gateway.store import audit
 from gateway.store.engine import reading, utc_now, writing
-from gateway.store.rule_facts import recent_studies
-from gateway.store.rulebook import built_in_rules
+from gateway.store.intake.rule_facts import recent_studies
+from gateway.store.intake.rulebook import built_in_rules
 from gateway.store.tables import RuleVersion
 
 MAX_TRIED = 200

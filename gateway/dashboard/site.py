@@ -18,11 +18,11 @@ from gateway.dashboard.live import LiveFeed
 from gateway.dashboard.shelf import Shelf
 from gateway.roles import Permission
 from gateway.settings import DashboardSettings, StoreSettings
-from gateway.store.accounts import Accounts
-from gateway.store.history import HistoryReader
-from gateway.store.orders import OrderDesk
-from gateway.store.quarantine import QuarantineDesk
-from gateway.store.status import StatusReader
+from gateway.store.intake.quarantine import QuarantineDesk
+from gateway.store.people.accounts import Accounts
+from gateway.store.people.orders import OrderDesk
+from gateway.store.reading.history import HistoryReader
+from gateway.store.reading.status import StatusReader
 
 NAVIGATION = (
     ("/", "Overview"),

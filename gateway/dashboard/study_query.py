@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import HTTPException, Query
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 
-from gateway.store.study_filter import MAX_TEXT_CHARACTERS, StudyFilter, filter_of
+from gateway.store.reading.study_filter import MAX_TEXT_CHARACTERS, StudyFilter, filter_of
 
 PAGE_SIZE = 50
 MAX_ID = 2**31 - 1

@@ -1,7 +1,7 @@
 """Keeps work away from a destination that does not answer, and tries it now and then.
 
-The breaker itself is in the record (``gateway.store.destinations``). An open destination is tried
-by one worker: first by a cheap probe, and when that is answered by the worker's own objects.
+The breaker itself is in the record (``gateway.store.work.destinations``). An open destination is
+tried by one worker: first by a cheap probe, and when that is answered by the worker's own objects.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from gateway.errors import MalformedReport, RecordUnavailable
 from gateway.faults import failpoint
 from gateway.listener.ports import AssociationInfo
 from gateway.listener.services import FollowUp, ServiceAnswer, ServiceContext, ServiceRequest
-from gateway.store.received_commitments import ReceivedCommitments
+from gateway.store.intake.received_commitments import ReceivedCommitments
 
 # PS3.7 10.1.4.1.10 and Annex C.
 _SUCCESS = 0x0000

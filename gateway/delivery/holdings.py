@@ -12,7 +12,7 @@ from gateway.delivery.commitment import (
     NO_SUCH_INSTANCE,
     PROCESSING_FAILURE,
 )
-from gateway.store.received_commitments import HeldFile, ReceivedCommitments
+from gateway.store.intake.received_commitments import HeldFile, ReceivedCommitments
 
 log = logging.getLogger(__name__)
 

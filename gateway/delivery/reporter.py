@@ -28,9 +28,9 @@ from gateway.delivery.scu import Proposal, associate
 from gateway.errors import AssociationRefused, LeaseLost, RecordUnavailable
 from gateway.faults import failpoint
 from gateway.settings import CommitmentSettings, StoreSettings, TlsSettings
-from gateway.store.commitment import CommitmentBook
 from gateway.store.engine import Clock, utc_now
-from gateway.store.received_commitments import DueReport, ReceivedCommitments
+from gateway.store.intake.received_commitments import DueReport, ReceivedCommitments
+from gateway.store.work.commitment import CommitmentBook
 
 log = logging.getLogger(__name__)
 

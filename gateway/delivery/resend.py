@@ -9,7 +9,7 @@ from gateway.delivery.routes import parse_routes
 from gateway.home import resolve_home
 from gateway.settings import DeliverySettings, StoreSettings
 from gateway.store.engine import open_engine
-from gateway.store.resend import ResendDesk
+from gateway.store.work.resend import ResendDesk
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -34,8 +34,8 @@ from gateway.sending.send import send
 from gateway.sending.wrap import wrap
 from gateway.settings import StoreSettings
 from gateway.store.engine import open_engine
+from gateway.store.reading.status import study_list
 from gateway.store.states import FINAL_STATES
-from gateway.store.status import study_list
 from gateway.wording import headline
 
 PICTURES = {".jpg", ".jpeg", ".png"}

@@ -16,12 +16,12 @@ from gateway.errors import WebRequestRefused
 from gateway.listener.filing import InstanceFiler
 from gateway.retention.door import open_spool, quota_desk
 from gateway.settings import CompletenessSettings, StoreSettings
-from gateway.store.accounts import Accounts
-from gateway.store.cancel import CancelDesk
-from gateway.store.intake import Intake
-from gateway.store.retrieval import Retrieval
-from gateway.store.work import WorkLedger
-from gateway.store.worklist import Worklist
+from gateway.store.intake.receiving import Intake
+from gateway.store.people.accounts import Accounts
+from gateway.store.reading.retrieval import Retrieval
+from gateway.store.work.cancel import CancelDesk
+from gateway.store.work.ledger import WorkLedger
+from gateway.store.work.worklist import Worklist
 
 
 def install(app: FastAPI, store: StoreSettings, engine: Engine, accounts: Accounts) -> Door:

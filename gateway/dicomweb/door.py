@@ -26,10 +26,10 @@ from gateway.dashboard.identity import basic
 from gateway.dicomweb.settings import DicomwebSettings
 from gateway.errors import RecordUnavailable
 from gateway.roles import Permission, may
-from gateway.store.accounts import Accounts
 from gateway.store.engine import reading, utc_now
+from gateway.store.people.accounts import Accounts
+from gateway.store.people.tokens import Tokens
 from gateway.store.tables import Account
-from gateway.store.tokens import Tokens
 
 PREFIX = "/dicomweb"
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})

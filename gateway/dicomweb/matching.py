@@ -16,7 +16,7 @@ from gateway.dicomweb.ups import LABEL, UPS_PUSH, priority_of
 from gateway.dicomweb.workitem_uid import work_item_id_of
 from gateway.errors import WebRequestRefused
 from gateway.store.tables import Identity, Study, WorkItem
-from gateway.store.worklist import CHANGED_AT
+from gateway.store.work.worklist import CHANGED_AT
 
 _MAX_VALUE = 1024
 _DATE_TIME = re.compile(r"(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\.\d{1,6})?([+-]\d{4})?")

@@ -21,8 +21,8 @@ from gateway.dicomweb import model
 from gateway.dicomweb.multipart import MediaType
 from gateway.dicomweb.reception import DICOM
 from gateway.errors import InstanceError, WebRequestRefused
-from gateway.store.accounts import Accounts
-from gateway.store.retrieval import KeptFile, Retrieval
+from gateway.store.people.accounts import Accounts
+from gateway.store.reading.retrieval import KeptFile, Retrieval
 
 log = logging.getLogger(__name__)
 

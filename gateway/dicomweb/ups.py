@@ -12,7 +12,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.sequence import Sequence as Items
 
 from gateway.store import states
-from gateway.store.worklist import ObjectRef, WorklistEntry
+from gateway.store.work.worklist import ObjectRef, WorklistEntry
 
 UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"  # PS3.4 CC.2: the class that every UPS instance is of
 LABEL = "Lentigo"

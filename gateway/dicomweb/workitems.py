@@ -25,10 +25,10 @@ from gateway.dicomweb.store import root_of
 from gateway.dicomweb.ups import UPS_PUSH, ups
 from gateway.dicomweb.workitem_uid import work_item_id_of, workitem_uid
 from gateway.errors import WebRequestRefused
-from gateway.store.accounts import Accounts
-from gateway.store.cancel import CancelAnswer, CancelDesk
-from gateway.store.work import WorkLedger
-from gateway.store.worklist import Worklist, WorklistEntry
+from gateway.store.people.accounts import Accounts
+from gateway.store.work.cancel import CancelAnswer, CancelDesk
+from gateway.store.work.ledger import WorkLedger
+from gateway.store.work.worklist import Worklist, WorklistEntry
 
 log = logging.getLogger(__name__)
 

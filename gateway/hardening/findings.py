@@ -40,7 +40,7 @@ from gateway.settings import (
     StoreSettings,
     TlsSettings,
 )
-from gateway.store.accounts import MIN_PASSWORD_CHARACTERS
+from gateway.store.people.accounts import MIN_PASSWORD_CHARACTERS
 
 LISTEN, DASHBOARD, SWEEP, WORK = "listen", "dashboard", "sweep", "work"
 SERVICES = frozenset({LISTEN, DASHBOARD, SWEEP, WORK})

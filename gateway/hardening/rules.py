@@ -17,7 +17,7 @@ from gateway.hardening import findings
 from gateway.hardening.findings import Setup
 from gateway.hardening.settings import SecuritySettings
 from gateway.secret_files import READABLE_SECRETS
-from gateway.store.accounts import MIN_PASSWORD_CHARACTERS
+from gateway.store.people.accounts import MIN_PASSWORD_CHARACTERS
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import secrets
 import sys
 
 from gateway.settings import DashboardSettings, StoreSettings
-from gateway.store.accounts import Accounts
 from gateway.store.engine import open_engine
+from gateway.store.people.accounts import Accounts
 
 
 def create_first_account(store: StoreSettings, dashboard: DashboardSettings) -> None:

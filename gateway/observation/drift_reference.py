@@ -19,8 +19,8 @@ from gateway.observation.drift_watch import COLLECTING, NAMED, compared, measure
 from gateway.observation.settings import DriftSettings
 from gateway.store import audit
 from gateway.store.engine import Clock, reading, utc_now, writing
-from gateway.store.self_tests import SELF_TEST_AE_TITLES
 from gateway.store.tables import DriftSeries, WorkItem
+from gateway.store.work.self_tests import SELF_TEST_AE_TITLES
 
 FEWEST = 50
 """Answers that a reference needs: with fewer, the index is large by chance alone."""

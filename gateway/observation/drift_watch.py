@@ -19,8 +19,8 @@ from gateway.observation.drift import shift
 from gateway.observation.settings import DriftSettings
 from gateway.observation.tallies import OTHER
 from gateway.store import states
-from gateway.store.self_tests import SELF_TEST_AE_TITLES
 from gateway.store.tables import DriftSeries, Instance, WorkItem
+from gateway.store.work.self_tests import SELF_TEST_AE_TITLES
 
 COLLECTING, STABLE, DRIFTING = "collecting", "stable", "drifting"
 NAMED = "until"

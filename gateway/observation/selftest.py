@@ -23,8 +23,8 @@ from gateway.home import resolve_home, running_instance
 from gateway.settings import ListenerSettings, StoreSettings
 from gateway.store import states
 from gateway.store.engine import open_engine
-from gateway.store.self_tests import SELF_TEST_AE_TITLE, SELF_TEST_DELIVERED_AE_TITLE
-from gateway.store.status import StatusReader, StudyStatus
+from gateway.store.reading.status import StatusReader, StudyStatus
+from gateway.store.work.self_tests import SELF_TEST_AE_TITLE, SELF_TEST_DELIVERED_AE_TITLE
 
 _POLL_S = 0.2
 
@@ -132,7 +132,7 @@ def report_on(engine: Engine, study_instance_uid: str) -> Report:
 
 
 def _stages(engine: Engine, study: StudyStatus) -> list[Stage]:
-    from gateway.store.history import HistoryReader
+    from gateway.store.reading.history import HistoryReader
 
     generations = HistoryReader(engine).history(study.id).generations
     newest = generations[-1] if generations else None

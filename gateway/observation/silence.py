@@ -17,8 +17,8 @@ from sqlalchemy import Connection, Engine, func, insert, select, update
 from gateway.observation.settings import EventSettings
 from gateway.store import states
 from gateway.store.engine import Clock, reading, utc_now, writing
-from gateway.store.self_tests import SELF_TEST_AE_TITLES
 from gateway.store.tables import Generation, Instance, SourceRhythm
+from gateway.store.work.self_tests import SELF_TEST_AE_TITLES
 
 KEPT = 200
 """Newest pauses that make a rhythm: some weeks of a busy camera's days, nights included."""

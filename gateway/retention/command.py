@@ -13,8 +13,8 @@ from gateway.home import resolve_home
 from gateway.retention.purge import Purge
 from gateway.retention.watermarks import forecast
 from gateway.settings import ListenerSettings, RetentionSettings, StoreSettings
-from gateway.store.legal_holds import LegalHolds
 from gateway.store.opening import opened_record
+from gateway.store.retention.legal_holds import LegalHolds
 from gateway.wording import size_words
 
 _EPILOG = """\

@@ -21,7 +21,7 @@ from gateway.faults import failpoint
 from gateway.retention.folders import PurgeFolder, UnsafePath
 from gateway.settings import RetentionSettings, StoreSettings
 from gateway.store.engine import Clock, utc_now
-from gateway.store.purging import (
+from gateway.store.retention.purging import (
     QUARANTINE,
     RESULTS,
     Candidate,

@@ -22,9 +22,9 @@ from gateway.rules.reading import Site, read_rules
 from gateway.rules.ruleset import BUILT_IN_TEXT, RuleSet
 from gateway.rules.trial import Sender, Trial, Tried, try_on_files
 from gateway.settings import DeliverySettings, RuleSettings, StoreSettings
+from gateway.store.intake.rule_facts import recent_studies
+from gateway.store.intake.rulebook import Rulebook, built_in_rules
 from gateway.store.opening import opened_record
-from gateway.store.rule_facts import recent_studies
-from gateway.store.rulebook import Rulebook, built_in_rules
 
 _WIDTH = 120
 _EPILOG = """\

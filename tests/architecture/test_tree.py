@@ -18,7 +18,7 @@ from gateway.cli import COMMANDS
 from gateway.errors import GatewayError
 from gateway.queue import TASK_NAMES, queue_name
 from gateway.settings import ALL_SETTINGS
-from gateway.store.own_results import OWN_MANUFACTURER
+from gateway.store.intake.own_results import OWN_MANUFACTURER
 from models.errors import ModelError
 from reports import provenance
 from workers.app import create_app

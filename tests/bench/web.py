@@ -25,8 +25,8 @@ from sqlalchemy import Engine, text
 
 from gateway.dashboard.app import create_app, warm_up
 from gateway.settings import DashboardSettings, StoreSettings
-from gateway.store.accounts import Accounts
 from gateway.store.engine import migrate, open_engine, utc_now
+from gateway.store.people.accounts import Accounts
 from tests.bench.web_record import fill
 from tests.bench.web_rows import ANALYSES, DIGEST, RARE_SENDER, VIEWS
 from tests.pages import ONE_TIME, change_password, log_in, token_in

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from gateway.store.audit import entry_digest
-from gateway.store.reviews import Opinion, review_digest
+from gateway.store.people.reviews import Opinion, review_digest
 from gateway.store.tables import (
     AuditEntry,
     Base,

@@ -31,9 +31,9 @@ from gateway.settings import (
     StoreSettings,
 )
 from gateway.spool import Spool
-from gateway.store import accounts
 from gateway.store.engine import migrate, open_engine, reading, utc_now, writing
-from gateway.store.intake import Intake
+from gateway.store.intake.receiving import Intake
+from gateway.store.people import accounts
 from gateway.store.tables import DriftSeries, Generation, Instance, Study
 from gateway.store.values import Scheduled
 from tests.bench.web_record import fill

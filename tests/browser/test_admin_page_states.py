@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import delete
 
 from gateway.errors import RecordUnavailable
-from gateway.store import accounts
 from gateway.store.engine import writing
+from gateway.store.people import accounts
 from gateway.store.tables import WebSession
 from tests.browser.admin_site import Site, admin_site
 from tests.browser.conftest import log_in

@@ -24,9 +24,9 @@ from gateway.demo.samples import render, sample_set
 from gateway.sending.wrap import wrap
 from gateway.settings import DeliverySettings, StoreSettings
 from gateway.store.engine import open_engine, reading
-from gateway.store.status import study_list
+from gateway.store.reading.status import study_list
 from gateway.store.tables import Instance
-from gateway.store.verify import Subject, verify
+from gateway.store.verification.promises import Subject, verify
 from gateway.verify_pacs import check_pacs
 from tests.lentigo import Lentigo
 from tests.servers import Orthanc, free_port, orthanc, require, wait_until

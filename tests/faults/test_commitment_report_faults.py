@@ -25,10 +25,10 @@ from gateway.delivery.routes import Destination
 from gateway.delivery.scu import Proposal, associate
 from gateway.errors import AssociationRefused, LeaseLost
 from gateway.settings import TlsSettings
-from gateway.store.clock_watch import ClockWatch
 from gateway.store.engine import migrate, open_engine, reading
-from gateway.store.received_commitments import REPORTED, ReceivedCommitments
+from gateway.store.intake.received_commitments import REPORTED, ReceivedCommitments
 from gateway.store.tables import ReceivedCommitment
+from gateway.store.work.clock_watch import ClockWatch
 from tests.faults.site import Site, site
 from tests.records import TestClock
 from tests.servers import free_port, wait_until

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.store.control import Outcome, StudyControl
 from gateway.store.engine import migrate, open_engine
+from gateway.store.people.control import Outcome, StudyControl
 from gateway.store.tables import Generation, WorkItem
 from tests.records import Record, TestClock
 from tests.unit.workers.test_execution import World

@@ -21,8 +21,8 @@ from gateway.journal_segment import Segment
 from gateway.settings import DeliverySettings, StoreSettings
 from gateway.store import audit
 from gateway.store.engine import migrate, open_engine, reading, writing
-from gateway.store.legal_holds import LegalHolds
-from gateway.store.received_commitments import ReceivedCommitments
+from gateway.store.intake.received_commitments import ReceivedCommitments
+from gateway.store.retention.legal_holds import LegalHolds
 from gateway.store.tables import (
     AuditEntry,
     Delivery,
@@ -33,7 +33,7 @@ from gateway.store.tables import (
     Study,
     WorkItem,
 )
-from gateway.store.verify import CHECKS, Finding, Subject, verify
+from gateway.store.verification.promises import CHECKS, Finding, Subject, verify
 from gateway.verify import BROKEN, UNKNOWN
 from gateway.verify_pacs import PacsUnavailable, check_pacs
 from tests.records import Record, TestClock, association, header, new_object, new_uid, stored
@@ -357,7 +357,7 @@ def test_every_check_is_broken_by_a_test() -> None:
 
 
 def test_large_records_are_read_in_batches(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.store.findings._BATCH", 2)
+    monkeypatch.setattr("gateway.store.verification.findings._BATCH", 2)
     paths = [home.receive() for _ in range(7)]
     paths[6].unlink()
     found = home.look()["every acknowledged instance and document is on disk, whole"]

@@ -27,11 +27,11 @@ from gateway.settings import (
     TlsSettings,
 )
 from gateway.spool import Spool
-from gateway.store.deliveries import DeliveryDesk
-from gateway.store.destinations import DestinationBoard
 from gateway.store.engine import migrate, open_engine, utc_now
-from gateway.store.received_commitments import ReceivedCommitments
+from gateway.store.intake.received_commitments import ReceivedCommitments
 from gateway.store.tables import Delivery, Event, ReceivedCommitment, ResultObject, Study, WorkItem
+from gateway.store.work.deliveries import DeliveryDesk
+from gateway.store.work.destinations import DestinationBoard
 from tests.records import Record, TestClock, new_object
 from tests.storage_scp import write_object
 from workers.execution import Services, work

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.delivery.routes import Destination
-from gateway.store.received_commitments import REPORTED, WAITING
+from gateway.store.intake.received_commitments import REPORTED, WAITING
 from tests.integration.commitment_site import CLASSES, Site, site
 from tests.integration.test_priors import photograph
 from tests.servers import orthanc, wait_until

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.delivery.routes import Destination
-from gateway.store.commitment import MOST_SILENT
-from gateway.store.resend import ResendDesk
+from gateway.store.work.commitment import MOST_SILENT
+from gateway.store.work.resend import ResendDesk
 from tests.integration.commitment_site import CLASSES, Site, site
 from tests.records import new_uid
 from tests.servers import wait_until

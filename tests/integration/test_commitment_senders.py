@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, build_context, evt
 
 from gateway.host.embedded import free_port
-from gateway.store.received_commitments import REPORTED, WAITING
+from gateway.store.intake.received_commitments import REPORTED, WAITING
 from tests.instances import DERMOSCOPIC_PHOTOGRAPHY, VL_PHOTOGRAPHIC, instance, new_uid
 from tests.integration.commitment_site import AE_TITLE, Site, site
 from tests.storage_scp import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE

@@ -20,8 +20,8 @@ from gateway.delivery.routes import ObjectState, Outgoing
 from gateway.delivery.stow import StowSender
 from gateway.delivery.stow_settings import StowSettings
 from gateway.settings import DashboardSettings, DeliverySettings, StoreSettings
-from gateway.store.accounts import Accounts
 from gateway.store.engine import migrate, open_engine, reading
+from gateway.store.people.accounts import Accounts
 from gateway.store.tables import Account, Instance
 from tests.instances import JPEG, encoded, instance, write
 from tests.records import Record, TestClock

@@ -23,11 +23,11 @@ from gateway.listener.server import Listener
 from gateway.settings import CompletenessSettings, ListenerSettings, PriorSettings
 from gateway.spool import Spool
 from gateway.store.engine import migrate, open_engine
-from gateway.store.intake import Intake
-from gateway.store.lesions import LesionIndex
-from gateway.store.routing import load_generation
+from gateway.store.intake.lesions import LesionIndex
+from gateway.store.intake.receiving import Intake
 from gateway.store.tables import Generation, Instance, Study
 from gateway.store.values import InstanceRow
+from gateway.store.work.routing import load_generation
 from tests.servers import orthanc, wait_until
 from tests.servers.dcmqrscp import QueryRetrieveScp, dcmqrscp
 from tests.servers.orthanc import Orthanc

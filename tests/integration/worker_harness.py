@@ -23,9 +23,9 @@ from gateway.queue import CeleryQueue
 from gateway.settings import CompletenessSettings, StoreSettings
 from gateway.spool import Spool
 from gateway.store.engine import migrate, open_engine
-from gateway.store.intake import Intake
+from gateway.store.intake.receiving import Intake
 from gateway.store.tables import WorkItem
-from gateway.store.work import WorkLedger
+from gateway.store.work.ledger import WorkLedger
 from gateway.sweeper import Sweeper
 from tests.servers import ServerProcess, free_port, wait_until
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.store.documents import DocumentReader
+from gateway.store.intake.documents import DocumentReader
 from gateway.store.values import GenerationRow
 from workers.errors import InstanceMissing, StorageUnavailable
 from workers.ports import Document

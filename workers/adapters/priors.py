@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gateway.store.lesions import LesionIndex
+from gateway.store.intake.lesions import LesionIndex
 from gateway.store.values import EarlierImage, InstanceRow
 from workers.errors import PriorsUnavailable
 from workers.photographs import is_photograph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Engine
 
-from gateway.store.queries import note_query
+from gateway.store.people.queries import note_query
 from workers.adapters.priors import Archive, Wanted
 from workers.ports import Checkpoint
 

@@ -14,7 +14,7 @@ from gateway.dashboard.identity.auth import session_of
 from gateway.dashboard.pages.accounts import desk_of, visible_owner
 from gateway.dashboard.site import RowId, Use
 from gateway.errors import AccountRefused
-from gateway.store.tokens import MAX_DAYS, Tokens
+from gateway.store.people.tokens import MAX_DAYS, Tokens
 
 router = APIRouter(
     prefix="/api/accounts", tags=["accounts"], dependencies=[require(Permission.ADMINISTER)]

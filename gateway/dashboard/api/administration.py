@@ -23,7 +23,7 @@ from gateway.dashboard.pages.nodes import audited_echo, nodes_of
 from gateway.dashboard.pages.settings import settings_of
 from gateway.dashboard.pages.storage import storage_of
 from gateway.dashboard.site import Use
-from gateway.store.audit_search import Wanted, search
+from gateway.store.people.audit_search import Wanted, search
 
 router = APIRouter(prefix="/api", tags=["administration"])
 

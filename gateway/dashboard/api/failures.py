@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from gateway.dashboard.access import OPERATOR, VIEWER, CheckedCall, actor_of, require
 from gateway.dashboard.pages.failures import CauseName
 from gateway.dashboard.site import RowId, Use
-from gateway.store.failures import MAX_NOTE_CHARACTERS, Cause, FailureDesk, Quarantined
-from gateway.store.orders import Order, OrderResult
+from gateway.store.people.failures import MAX_NOTE_CHARACTERS, Cause, FailureDesk, Quarantined
+from gateway.store.people.orders import Order, OrderResult
 
 router = APIRouter(prefix="/api", tags=["failures"], dependencies=[require(VIEWER)])
 

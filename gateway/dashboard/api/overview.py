@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from gateway.dashboard.access import VIEWER, require
 from gateway.dashboard.pages.overview import WindowName, totals
 from gateway.dashboard.site import Use
-from gateway.store.overview import FunnelStep, StageHistory, StageLoad
-from gateway.store.queues import QueueReader, Queues
+from gateway.store.reading.overview import FunnelStep, StageHistory, StageLoad
+from gateway.store.reading.queues import QueueReader, Queues
 
 router = APIRouter(prefix="/api", tags=["overview"], dependencies=[require(VIEWER)])
 

@@ -14,7 +14,7 @@ from gateway.dashboard.identity.auth import session_of
 from gateway.dashboard.pages.reviews import exported, reveals_of
 from gateway.dashboard.site import RowId, Use
 from gateway.errors import ReviewRefused
-from gateway.store.reviews import (
+from gateway.store.people.reviews import (
     MAX_COMMENT_CHARACTERS,
     MAX_LABEL_CHARACTERS,
     MAX_LABELS,

@@ -15,8 +15,8 @@ from gateway.dashboard.access import OPERATOR, VIEWER, CheckedCall, actor_of, re
 from gateway.dashboard.pages.study import report_of, study_of
 from gateway.dashboard.site import RowId, Use
 from gateway.dashboard.study_query import StudyPageQuery, StudyQuery
-from gateway.store.control import MAX_REASON_CHARACTERS
-from gateway.store.orders import Match, Order, OrderResult
+from gateway.store.people.control import MAX_REASON_CHARACTERS
+from gateway.store.people.orders import Match, Order, OrderResult
 
 router = APIRouter(prefix="/api/studies", tags=["studies"], dependencies=[require(VIEWER)])
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gateway.dashboard.access import OWN, CheckedCall, actor_of, require
 from gateway.dashboard.api.studies import Matching
 from gateway.dashboard.site import RowId, Use
-from gateway.store.views import MAX_NAME_CHARACTERS, SavedViews, View
+from gateway.store.people.views import MAX_NAME_CHARACTERS, SavedViews, View
 
 router = APIRouter(prefix="/api/views", tags=["views"], dependencies=[require(OWN)])
 

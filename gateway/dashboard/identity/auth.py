@@ -20,8 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.dashboard.identity import basic
 from gateway.dicomweb import door as dicomweb
 from gateway.errors import RecordUnavailable
-from gateway.store.accounts import Accounts, Caller, NewSession, Session
-from gateway.store.tokens import Tokens
+from gateway.store.people.accounts import Accounts, Caller, NewSession, Session
+from gateway.store.people.tokens import Tokens
 
 PUBLIC = frozenset({"/healthz", "/metrics", "/login", "/login/openid", "/login/openid/back"})
 PUBLIC_FOLDER = "/static/"

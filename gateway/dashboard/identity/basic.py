@@ -18,8 +18,8 @@ from starlette.types import Scope
 from gateway.documents import MAX_BYTES
 from gateway.errors import RecordUnavailable
 from gateway.roles import Permission
-from gateway.store.accounts import Accounts, Caller
-from gateway.store.tokens import Tokens
+from gateway.store.people.accounts import Accounts, Caller
+from gateway.store.people.tokens import Tokens
 
 MAX_BODY_BYTES = MAX_BYTES
 _PATH = re.compile(r"/api/studies/[^/]+/documents")

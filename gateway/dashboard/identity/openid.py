@@ -25,7 +25,7 @@ from joserfc.jwk import KeySet
 
 from gateway.dashboard.identity.settings import OpenidSettings
 from gateway.errors import LoginRefused, SettingsError
-from gateway.store.pending_logins import Pending, PendingLogins
+from gateway.store.people.pending_logins import Pending, PendingLogins
 
 ALGORITHMS = (
     "RS256",

@@ -10,8 +10,8 @@ from gateway.dashboard.identity.auth import session_of
 from gateway.dashboard.site import RowId, Services, Use, page
 from gateway.errors import AccountRefused
 from gateway.roles import ROLES, SUMMARIES, is_within
-from gateway.store.account_desk import AccountDesk
-from gateway.store.tokens import MAX_DAYS, Tokens
+from gateway.store.people.account_desk import AccountDesk
+from gateway.store.people.tokens import MAX_DAYS, Tokens
 
 router = APIRouter(include_in_schema=False, dependencies=[require(Permission.ADMINISTER)])
 own = APIRouter(include_in_schema=False, dependencies=[require(Permission.OWN)])

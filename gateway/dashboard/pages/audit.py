@@ -19,8 +19,8 @@ from gateway.dashboard.access import ADMIN, Form, actor_of, require
 from gateway.dashboard.site import Services, Use, page
 from gateway.store import audit
 from gateway.store.audit import Trail
-from gateway.store.audit_search import Wanted, search, sinks
 from gateway.store.engine import utc_now, writing
+from gateway.store.people.audit_search import Wanted, search, sinks
 
 PAGE_SIZE = 100
 

@@ -11,8 +11,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from gateway.dashboard.access import OPERATOR, VIEWER, Form, actor_of, require
 from gateway.dashboard.site import RowId, Use, page
 from gateway.errors import OrderRefused
-from gateway.store.failures import FailureDesk
-from gateway.store.orders import Order
+from gateway.store.people.failures import FailureDesk
+from gateway.store.people.orders import Order
 
 router = APIRouter(include_in_schema=False, dependencies=[require(VIEWER)])
 

@@ -7,8 +7,8 @@ from fastapi.responses import RedirectResponse
 
 from gateway.dashboard.access import VIEWER, Form, actor_of, require
 from gateway.dashboard.site import Use, page
-from gateway.store.search import MAX_FOUND, StudySearch
-from gateway.store.study_filter import StudyFilter
+from gateway.store.reading.search import MAX_FOUND, StudySearch
+from gateway.store.reading.study_filter import StudyFilter
 
 router = APIRouter(include_in_schema=False, dependencies=[require(VIEWER)])
 

@@ -12,7 +12,7 @@ from gateway.dashboard.access import Form, LoginForm
 from gateway.dashboard.identity import auth
 from gateway.dashboard.site import Use, page
 from gateway.errors import PasswordRefused
-from gateway.store.accounts import MIN_PASSWORD_CHARACTERS
+from gateway.store.people.accounts import MIN_PASSWORD_CHARACTERS
 
 INITIAL_PASSWORD_FILE = "initial-password.txt"
 

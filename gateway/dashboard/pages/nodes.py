@@ -19,10 +19,10 @@ from gateway.observation.certificates import CertificateFile, certificate_files
 from gateway.observation.settings import EventSettings
 from gateway.observation.silence import allowed_s
 from gateway.settings import DashboardSettings, DeliverySettings, ListenerSettings, TlsSettings
-from gateway.store.destinations import DestinationBoard
 from gateway.store.engine import reading, utc_now
-from gateway.store.study_filter import is_unconfirmed
+from gateway.store.reading.study_filter import is_unconfirmed
 from gateway.store.tables import Delivery, SourceRhythm
+from gateway.store.work.destinations import DestinationBoard
 
 SOON_DAYS = 30.0
 """Days under which a certificate wants renewing."""

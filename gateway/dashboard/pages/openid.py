@@ -12,7 +12,7 @@ from gateway.dashboard.identity import auth
 from gateway.dashboard.identity.openid import OpenidLogin
 from gateway.dashboard.site import Use, page
 from gateway.errors import AccountRefused, LoginRefused
-from gateway.store.account_desk import AccountDesk
+from gateway.store.people.account_desk import AccountDesk
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from starlette.datastructures import FormData
 from gateway.dashboard.access import OPERATOR, Form, actor_of, require
 from gateway.dashboard.identity import auth
 from gateway.dashboard.site import Use, page
-from gateway.store.control import MAX_REASON_CHARACTERS
-from gateway.store.orders import MAX_STUDIES, NEEDS_REASON, Order, OrderResult
-from gateway.store.study_filter import StudyFilter, filter_of
+from gateway.store.people.control import MAX_REASON_CHARACTERS
+from gateway.store.people.orders import MAX_STUDIES, NEEDS_REASON, Order, OrderResult
+from gateway.store.reading.study_filter import StudyFilter, filter_of
 
 ORDER_WORDS = {
     Order.RETRY: ("Retry", "what failed begins anew, what waits for a later attempt begins now"),

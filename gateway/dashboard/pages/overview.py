@@ -14,8 +14,8 @@ from gateway.dashboard.site import Services, Use, page
 from gateway.home import running_instance
 from gateway.settings import ListenerSettings
 from gateway.store import states
-from gateway.store.overview import WINDOWS
-from gateway.store.troubles import troubles
+from gateway.store.reading.overview import WINDOWS
+from gateway.store.reading.troubles import troubles
 
 # What is longer in a stage than this wants to be looked at.
 LATE_AFTER_S = {

@@ -7,7 +7,7 @@ from fastapi.responses import HTMLResponse
 
 from gateway.dashboard.access import VIEWER, require
 from gateway.dashboard.site import Use, page
-from gateway.store.queues import QueueReader
+from gateway.store.reading.queues import QueueReader
 
 router = APIRouter(include_in_schema=False, dependencies=[require(VIEWER)])
 

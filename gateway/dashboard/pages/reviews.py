@@ -18,8 +18,8 @@ from gateway.dashboard.model_settings import ModelSettings
 from gateway.dashboard.site import RowId, Services, Use, page
 from gateway.errors import ReviewRefused
 from gateway.store.engine import reading
-from gateway.store.reveals import Reveals
-from gateway.store.reviews import VERDICTS, LesionOpinion, Opinion, ReviewDesk
+from gateway.store.people.reveals import Reveals
+from gateway.store.people.reviews import VERDICTS, LesionOpinion, Opinion, ReviewDesk
 from gateway.store.tables import ResultObject, WorkItem
 
 PAGE_SIZE = 50

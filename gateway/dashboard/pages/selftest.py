@@ -14,8 +14,8 @@ from gateway.delivery.routes import FOLDER, parse_routes
 from gateway.errors import SelfTestFailed
 from gateway.observation.selftest import Report, listener_of, report_on, send_study
 from gateway.settings import DeliverySettings
-from gateway.store.self_tests import SELF_TEST_AE_TITLES
-from gateway.store.status import StudyStatus
+from gateway.store.reading.status import StudyStatus
+from gateway.store.work.self_tests import SELF_TEST_AE_TITLES
 from gateway.wording import delivery_answer
 
 USUAL_S = 60.0

@@ -14,8 +14,8 @@ from gateway.dashboard.site import Services, Use, page
 from gateway.retention.purge import Purge
 from gateway.retention.watermarks import bytes_per_day, forecast_at, reserve_bytes
 from gateway.settings import ListenerSettings, RetentionSettings
-from gateway.store.legal_holds import LegalHolds
-from gateway.store.purging import Candidate
+from gateway.store.retention.legal_holds import LegalHolds
+from gateway.store.retention.purging import Candidate
 
 MAX_LISTED = 200
 _KEEP_S = 300.0

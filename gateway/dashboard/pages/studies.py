@@ -13,9 +13,9 @@ from gateway.dashboard.access import OWN, VIEWER, Form, actor_of, require
 from gateway.dashboard.site import Use, page
 from gateway.dashboard.study_query import MAX_ID, PAGE_SIZE, BeforeId, checked_filter
 from gateway.store import states
-from gateway.store.status import StateCount
-from gateway.store.study_filter import DELIVERED, StudyFilter, filter_of
-from gateway.store.views import SavedViews
+from gateway.store.people.views import SavedViews
+from gateway.store.reading.status import StateCount
+from gateway.store.reading.study_filter import DELIVERED, StudyFilter, filter_of
 
 # A study that waits longer than this in a state that is not final wants to be looked at.
 LATE_AFTER_S = 15 * 60.0

@@ -9,8 +9,8 @@ from gateway.dashboard.access import VIEWER, require
 from gateway.dashboard.preview import PICTURE_ROLES, PreviewError, preview_png
 from gateway.dashboard.report_tree import REPORT_ROLE, Node, report_tree
 from gateway.dashboard.site import RowId, Services, Use, page
-from gateway.store.history import MAX_EVENTS
-from gateway.store.status import StudyStatus
+from gateway.store.reading.history import MAX_EVENTS
+from gateway.store.reading.status import StudyStatus
 from gateway.wording import delivery_answer
 
 router = APIRouter(include_in_schema=False, dependencies=[require(VIEWER)])

@@ -19,7 +19,7 @@ from gateway.errors import GatewayError
 from gateway.host.doctor.finding import WARN, Finding, Subject, judged
 from gateway.host.doctor.host import certificate_finding
 from gateway.settings import CommitmentSettings, PriorSettings, TlsSettings
-from gateway.store.destinations import OPEN, DestinationBoard
+from gateway.store.work.destinations import OPEN, DestinationBoard
 
 _ANSWER_S = 5.0
 _THEIRS = "tell whoever runs that system: connections fail when it has run out"

@@ -26,10 +26,10 @@ from gateway.observation import gauges
 from gateway.observation.gauge_table import OLDEST
 from gateway.store import states
 from gateway.store.audit import Trail
-from gateway.store.clock_watch import TOLERANCE_S
 from gateway.store.engine import MIGRATIONS, reading
 from gateway.store.schema import is_known, revision_of
 from gateway.store.tables import AuditSink, ClockMark, Notice, Study, WorkItem
+from gateway.store.work.clock_watch import TOLERANCE_S
 from gateway.wording import duration_words
 
 _CLOCK_WARN_S, _CLOCK_FAIL_S = 2.0, TOLERANCE_S

@@ -16,7 +16,7 @@ class FailureCare(Base):
     __tablename__ = "failure_care"
 
     cause: Mapped[str] = mapped_column(String(32), primary_key=True)
-    """Digest that names the cause (``gateway.store.failures``)."""
+    """Digest that names the cause (``gateway.store.people.failures``)."""
     assigned_to: Mapped[str] = mapped_column(String(64), default="", server_default="")
     """Account; empty where nobody has it."""
     snoozed_until: Mapped[dt.datetime | None]

@@ -12,7 +12,7 @@ from gateway.store.tables.base import Base
 
 
 class Review(Base):
-    """One statement; rows are only ever added, by ``gateway.store.reviews.ReviewDesk``.
+    """One statement; rows are only ever added, by ``gateway.store.people.reviews.ReviewDesk``.
 
     Triggers of the database refuse to change or remove one.
     """
@@ -33,8 +33,8 @@ class Review(Base):
     verdict: Mapped[str] = mapped_column(String(16))
     """agree, disagree or correct."""
     statement: Mapped[dict[str, Any]]
-    """``differential``, ``lesions`` and ``comment``; see ``gateway.store.reviews``."""
+    """``differential``, ``lesions`` and ``comment``; see ``gateway.store.people.reviews``."""
     previous_sha256: Mapped[str] = mapped_column(String(64))
     """Of the review before; empty for the first."""
     sha256: Mapped[str] = mapped_column(String(64))
-    """The signature: see ``gateway.store.reviews.review_digest``."""
+    """The signature: see ``gateway.store.people.reviews.review_digest``."""

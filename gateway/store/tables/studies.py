@@ -61,7 +61,7 @@ class Identity(Base):
 
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), primary_key=True)
     patient_key: Mapped[str] = mapped_column(String(64), default="", server_default="", index=True)
-    """Digest of issuer and Patient ID (``gateway.store.lesions``); empty without a Patient ID."""
+    """Digest of issuer and Patient ID (``store.intake.lesions``); empty without a Patient ID."""
     patient_id: Mapped[str] = mapped_column(Text, default="")
     issuer_of_patient_id: Mapped[str] = mapped_column(Text, default="")
     patient_name: Mapped[str] = mapped_column(Text, default="")

@@ -13,8 +13,8 @@ from sqlalchemy import Engine, event, text
 
 from gateway.dashboard.app import create_app
 from gateway.settings import DashboardSettings, StoreSettings
-from gateway.store import accounts
 from gateway.store.engine import migrate, open_engine, utc_now
+from gateway.store.people import accounts
 from gateway.store.tables import Base
 from tests.pages import BASE, ONE_TIME, TestClient, change_password, log_in
 from tests.records import Record, TestClock, postgresql_database

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import select, update
 
 from gateway.dashboard.identity import basic
-from gateway.store.accounts import FAILURES_BEFORE_LOCK
 from gateway.store.engine import reading, writing
+from gateway.store.people.accounts import FAILURES_BEFORE_LOCK
 from gateway.store.tables import Account, Document
 from tests.pages import CHOSEN, ONE_TIME
 from tests.records import Record, new_uid

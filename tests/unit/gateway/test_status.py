@@ -11,8 +11,8 @@ from sqlalchemy import event, insert
 from gateway import cli
 from gateway.home import RunningInstance, announce_instance
 from gateway.store.engine import writing
-from gateway.store.status import StatusReader, study_list
-from gateway.store.study_filter import StudyFilter
+from gateway.store.reading.status import StatusReader, study_list
+from gateway.store.reading.study_filter import StudyFilter
 from gateway.store.tables import Study
 from gateway.wording import action_words, delivery_answer, duration_words, findings
 from tests.records import PACS, START, Record, association, header, new_object, new_uid

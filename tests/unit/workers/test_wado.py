@@ -18,7 +18,7 @@ from gateway.listener.filing import InstanceFiler
 from gateway.settings import CompletenessSettings
 from gateway.spool import Spool
 from gateway.store.engine import migrate, open_engine
-from gateway.store.intake import Intake
+from gateway.store.intake.receiving import Intake
 from tests.instances import encoded, instance
 from workers.adapters.priors_filing import FetchedFiling
 from workers.adapters.wado import instance_address, read_instance, request_instance

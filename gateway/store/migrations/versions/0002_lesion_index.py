@@ -53,7 +53,7 @@ def _fill_patient_keys() -> None:
 
 
 def _key(issuer: str, patient_id: str) -> str:
-    # gateway.store.lesions.patient_key as it was at this revision.
+    # gateway.store.intake.lesions.patient_key as it was at this revision.
     if not patient_id.strip():
         return ""
     return hashlib.sha256(f"{issuer.strip()}\x1f{patient_id.strip()}".encode()).hexdigest()

@@ -7,7 +7,7 @@ from pathlib import Path
 from gateway.audit.events import EXPORT, KINDS, QUERY, SECURITY_ALERT, USER_AUTHENTICATION
 from gateway.audit.message import Source, audit_message
 from gateway.store.audit import Trail
-from gateway.store.queries import note_query
+from gateway.store.people.queries import note_query
 from workers.adapters.priors import Wanted
 from workers.adapters.priors_audit import AuditedArchive
 

@@ -11,8 +11,8 @@ from sqlalchemy import select, update
 
 from gateway.rules.ruleset import BUILT_IN_TEXT
 from gateway.settings import known_variables
-from gateway.store.accounts import ADMIN
 from gateway.store.engine import reading, writing
+from gateway.store.people.accounts import ADMIN
 from gateway.store.tables import AuditEntry, Identity, Study, WorkItem
 from tests.people import Browser, browser
 

@@ -16,7 +16,7 @@ from sqlalchemy import event
 
 import gateway.dashboard
 from gateway.errors import RecordUnavailable
-from gateway.store.status import study_list
+from gateway.store.reading.status import study_list
 from tests.records import PACS, SLIDE, association, header, new_object, new_uid, stored
 
 FOLDER = Path(gateway.dashboard.__file__).parent
@@ -331,8 +331,8 @@ def broken(monkeypatch):
         raise RecordUnavailable("the record does not answer (OperationalError)")
 
     def break_it() -> None:
-        monkeypatch.setattr("gateway.store.history.reading", fail)
-        monkeypatch.setattr("gateway.store.status.reading", fail)
+        monkeypatch.setattr("gateway.store.reading.history.reading", fail)
+        monkeypatch.setattr("gateway.store.reading.status.reading", fail)
 
     return break_it
 
@@ -355,7 +355,7 @@ def test_outage_of_the_sessions_is_no_open_door(client, monkeypatch):
     def fail(*_args, **_kwargs):
         raise RecordUnavailable
 
-    monkeypatch.setattr("gateway.store.accounts.reading", fail)
+    monkeypatch.setattr("gateway.store.people.accounts.reading", fail)
     assert client.get("/studies").status_code == 503
 
 

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import select
 
 from gateway.dashboard.identity.auth import local_address
-from gateway.store.accounts import FAILURES_BEFORE_LOCK
 from gateway.store.engine import reading
+from gateway.store.people.accounts import FAILURES_BEFORE_LOCK
 from gateway.store.tables import AuditEntry
 from tests.pages import BASE, CHOSEN, ONE_TIME, TestClient, change_password, log_in, token_in
 from tests.records import Record

@@ -13,11 +13,11 @@ from gateway.dashboard.shelf import Shelf, is_large
 from gateway.errors import RecordUnavailable
 from gateway.store.audit import Trail
 from gateway.store.engine import utc_now
-from gateway.store.orders import Match, OrderDesk
-from gateway.store.overview import OverviewReader
-from gateway.store.reviews import ReviewDesk
-from gateway.store.status import StatusReader
-from gateway.store.study_filter import DELIVERED, StudyFilter
+from gateway.store.people.orders import Match, OrderDesk
+from gateway.store.people.reviews import ReviewDesk
+from gateway.store.reading.overview import OverviewReader
+from gateway.store.reading.status import StatusReader
+from gateway.store.reading.study_filter import DELIVERED, StudyFilter
 from tests.bench.web_record import fill
 from tests.servers import wait_until
 

@@ -14,9 +14,9 @@ from sqlalchemy import insert, select
 
 from gateway.dashboard.live import LiveFeed
 from gateway.errors import RecordUnavailable
-from gateway.store.accounts import Accounts
 from gateway.store.engine import reading, utc_now, writing
-from gateway.store.history import HistoryReader
+from gateway.store.people.accounts import Accounts
+from gateway.store.reading.history import HistoryReader
 from gateway.store.tables import Event, Study
 from tests.pages import ONE_TIME, change_password, log_in
 from tests.records import new_uid

@@ -8,15 +8,15 @@ from sqlalchemy import select
 from gateway.errors import OrderRefused
 from gateway.store import states
 from gateway.store.engine import reading
-from gateway.store.failures import FailureDesk, cause_of
-from gateway.store.orders import Order, OrderDesk
-from gateway.store.overview import WINDOWS, OverviewReader
-from gateway.store.quarantine import QuarantineDesk
-from gateway.store.queues import QueueReader
-from gateway.store.search import StudySearch
-from gateway.store.study_filter import StudyFilter, filter_of
+from gateway.store.intake.quarantine import QuarantineDesk
+from gateway.store.people.failures import FailureDesk, cause_of
+from gateway.store.people.orders import Order, OrderDesk
+from gateway.store.people.views import SavedViews
+from gateway.store.reading.overview import WINDOWS, OverviewReader
+from gateway.store.reading.queues import QueueReader
+from gateway.store.reading.search import StudySearch
+from gateway.store.reading.study_filter import StudyFilter, filter_of
 from gateway.store.tables import AuditEntry, Delivery, Generation, Instance, Study, WorkItem
-from gateway.store.views import SavedViews
 from tests.pages import token_in
 from tests.records import PACS, Record, association, header, new_uid, stored
 

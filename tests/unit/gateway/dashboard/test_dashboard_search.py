@@ -3,7 +3,7 @@
 from sqlalchemy import select
 
 from gateway.store.engine import reading
-from gateway.store.search import StudySearch
+from gateway.store.reading.search import StudySearch
 from gateway.store.tables import Study
 from tests.records import Record, header
 

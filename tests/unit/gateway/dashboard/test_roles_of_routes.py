@@ -8,7 +8,7 @@ from fastapi.routing import APIRoute
 
 from gateway.dashboard.identity.auth import PUBLIC
 from gateway.roles import ROLES, Permission
-from gateway.store.tokens import Tokens
+from gateway.store.people.tokens import Tokens
 from tests.pages import BASE, TestClient
 from tests.people import account, opened
 

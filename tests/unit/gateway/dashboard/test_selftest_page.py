@@ -2,9 +2,9 @@
 
 from gateway.dashboard.pages.selftest import steps_of
 from gateway.observation.selftest import report_on
-from gateway.store.self_tests import SELF_TEST_AE_TITLE
-from gateway.store.status import StatusReader, StudyStatus
+from gateway.store.reading.status import StatusReader, StudyStatus
 from gateway.store.values import Scheduled
+from gateway.store.work.self_tests import SELF_TEST_AE_TITLE
 from tests.people import browser
 from tests.records import Record, association, header, stored
 

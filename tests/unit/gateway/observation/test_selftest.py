@@ -9,9 +9,9 @@ from gateway.delivery.routes import FOLDER, Destination
 from gateway.errors import SelfTestFailed
 from gateway.observation.selftest import report_on, send_study
 from gateway.store.engine import reading
-from gateway.store.self_tests import SELF_TEST_AE_TITLE, SELF_TEST_DELIVERED_AE_TITLE
 from gateway.store.tables import Delivery
 from gateway.store.values import Scheduled
+from gateway.store.work.self_tests import SELF_TEST_AE_TITLE, SELF_TEST_DELIVERED_AE_TITLE
 from tests.records import PACS, Record, association, header, new_uid, stored
 
 

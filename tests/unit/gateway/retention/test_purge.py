@@ -18,9 +18,9 @@ from gateway.retention.watermarks import Disk, forecast
 from gateway.settings import ListenerSettings, RetentionSettings, StoreSettings
 from gateway.spool import StoredFile
 from gateway.store import audit
-from gateway.store.control import StudyControl
 from gateway.store.engine import reading, writing
-from gateway.store.legal_holds import LegalHolds
+from gateway.store.people.control import StudyControl
+from gateway.store.retention.legal_holds import LegalHolds
 from gateway.store.tables import Event, Instance, ResultObject, Study
 from gateway.store.values import Scheduled
 from tests.records import PACS, association, header, new_object, new_uid, stored

@@ -10,9 +10,9 @@ from argon2.profiles import CHEAPEST
 from sqlalchemy import select
 
 from gateway.errors import PasswordRefused
-from gateway.store import accounts as module
-from gateway.store.accounts import FAILURES_BEFORE_LOCK, LOCK_S, Accounts
 from gateway.store.engine import reading
+from gateway.store.people import accounts as module
+from gateway.store.people.accounts import FAILURES_BEFORE_LOCK, LOCK_S, Accounts
 from gateway.store.tables import Account, AuditEntry, WebSession
 
 ONE_TIME = "a one-time password"

@@ -4,10 +4,10 @@ import pytest
 from sqlalchemy import select
 
 from gateway.errors import LeaseLost
-from gateway.store.cancel import CancelAnswer, CancelDesk
 from gateway.store.engine import reading
 from gateway.store.tables import Delivery, Event, Study, WorkItem
-from gateway.store.worklist import Worklist
+from gateway.store.work.cancel import CancelAnswer, CancelDesk
+from gateway.store.work.worklist import Worklist
 from tests.records import new_object, new_uid
 
 

@@ -1,6 +1,6 @@
 """Defects are counted from the timeline, on both databases; outages and earlier orders are not."""
 
-from gateway.store.control import StudyControl
+from gateway.store.people.control import StudyControl
 from tests.records import Record
 
 

@@ -15,8 +15,8 @@ from gateway.documents import MAX_BYTES, DocumentDesk
 from gateway.errors import DocumentRefused, SpoolFull
 from gateway.settings import CompletenessSettings
 from gateway.spool import Spool
-from gateway.store.documents import DocumentReader, DocumentRecord, Registered
 from gateway.store.engine import reading
+from gateway.store.intake.documents import DocumentReader, DocumentRecord, Registered
 from gateway.store.tables import AuditEntry, Document, Event, Generation
 from gateway.store.tables import Study as StudyRow
 from tests.records import QUIET_WINDOW_S, Record, association, header, new_uid

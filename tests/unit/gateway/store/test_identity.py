@@ -10,14 +10,14 @@ from argon2.profiles import CHEAPEST
 from sqlalchemy import exc, select, text
 
 from gateway.errors import AccountRefused, ReviewRefused
-from gateway.store import accounts as module
-from gateway.store.account_desk import AccountDesk
-from gateway.store.accounts import Accounts
 from gateway.store.engine import reading, writing
-from gateway.store.reveals import Reveals
-from gateway.store.reviews import LesionOpinion, Opinion, ReviewDesk
+from gateway.store.people import accounts as module
+from gateway.store.people.account_desk import AccountDesk
+from gateway.store.people.accounts import Accounts
+from gateway.store.people.reveals import Reveals
+from gateway.store.people.reviews import LesionOpinion, Opinion, ReviewDesk
+from gateway.store.people.tokens import MAX_TOKENS, Tokens
 from gateway.store.tables import ApiToken, AuditEntry, Review, Study, WorkItem
-from gateway.store.tokens import MAX_TOKENS, Tokens
 
 ONE_TIME = "a one-time password"
 

@@ -11,7 +11,6 @@ from sqlalchemy.exc import IntegrityError
 from gateway.delivery.routes import KINDS, Route
 from gateway.errors import LeaseLost
 from gateway.store.engine import reading
-from gateway.store.leases import MAX_CRASHES
 from gateway.store.tables import (
     Base,
     Delivery,
@@ -22,6 +21,7 @@ from gateway.store.tables import (
     WorkItem,
 )
 from gateway.store.values import Hint, Scheduled
+from gateway.store.work.leases import MAX_CRASHES
 from tests.records import PACS, new_object, new_uid
 
 LEASE_S = 30.0

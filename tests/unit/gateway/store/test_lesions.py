@@ -11,7 +11,13 @@ from sqlalchemy import select, text
 
 from gateway.listener.ports import Registration
 from gateway.store.engine import MIGRATIONS, open_engine
-from gateway.store.lesions import BODY_SITE, TRACKING_ID, TRACKING_UID, LesionIndex, patient_key
+from gateway.store.intake.lesions import (
+    BODY_SITE,
+    TRACKING_ID,
+    TRACKING_UID,
+    LesionIndex,
+    patient_key,
+)
 from gateway.store.tables import Generation, Identity, Instance, Study
 from gateway.store.values import EarlierImage, InstanceRow
 from tests.records import Record, association, header, stored

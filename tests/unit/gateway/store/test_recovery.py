@@ -5,9 +5,9 @@ from sqlalchemy import select, update
 
 from gateway.errors import LeaseLost
 from gateway.store.engine import reading, writing
-from gateway.store.recovery import RecoveryDesk
 from gateway.store.tables import WorkItem
 from gateway.store.values import Hint
+from gateway.store.work.recovery import RecoveryDesk
 from tests.records import Record
 
 

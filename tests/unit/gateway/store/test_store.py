@@ -19,7 +19,7 @@ from gateway.listener.ports import Registration
 from gateway.settings import CompletenessSettings
 from gateway.store import states
 from gateway.store.engine import MIGRATIONS, migrate, open_engine, reading, writing
-from gateway.store.intake import Intake
+from gateway.store.intake.receiving import Intake
 from gateway.store.states import derive_state
 from gateway.store.tables import (
     Base,

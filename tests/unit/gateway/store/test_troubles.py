@@ -3,8 +3,8 @@
 from sqlalchemy import insert
 
 from gateway.store.engine import writing
+from gateway.store.reading.troubles import troubles
 from gateway.store.tables import DestinationHealth, SourceRhythm
-from gateway.store.troubles import troubles
 from tests.records import PACS, Record
 
 

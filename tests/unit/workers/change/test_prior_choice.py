@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from pydicom import Dataset
 
-from gateway.store.lesions import LesionIndex, Patient
+from gateway.store.intake.lesions import LesionIndex, Patient
 from gateway.store.values import EarlierImage, InstanceRow
 from tests.unit.workers.change.change_fakes import LESION, earlier, row
 from workers.adapters.priors import RecordPriors, Wanted

@@ -1,0 +1,1 @@
+"""What arrives: instances, refusals, generations of studies, and the rules about them."""

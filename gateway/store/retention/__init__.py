@@ -1,0 +1,1 @@
+"""What may be removed, in which order, and what must stay."""

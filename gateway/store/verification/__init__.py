@@ -1,0 +1,1 @@
+"""The gateway's promises, checked over the record and the files."""
