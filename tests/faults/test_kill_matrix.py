@@ -37,7 +37,7 @@ ON_THE_WAY = tuple(
     name for name in FAILPOINTS if name not in SUPERVISED and name not in NOT_ON_THE_WAY
 )
 SHORT = ("intake.commit", "sweeper.close", "worker.saving", "delivery.marked")
-LATER_PASSES = ("spool.write@3", "results.write@3", "delivery.sent@2", "delivery.marked@2")
+LATER_PASSES = ("spool.write@2", "results.write@3", "delivery.sent@2", "delivery.marked@2")
 
 
 def marked(names: tuple[str, ...]) -> list[object]:
