@@ -294,6 +294,9 @@ def _load_tls(config: uvicorn.Config) -> None:
 def warm_up(app: FastAPI) -> None:
     """Do beforehand what the first requests would wait for; once, in the process that serves."""
     app.openapi()
+    templates = app.state.services.templates.env
+    for name in templates.list_templates():
+        templates.get_template(name)  # compiled now, kept for all that follow
     keep_pauses_short()
 
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 
 import gateway.dashboard.shelf as shelf_module
+from gateway.dashboard.app import warm_up
 from gateway.dashboard.board import OverviewBoard
 from gateway.dashboard.shelf import Shelf, is_large
 from gateway.errors import RecordUnavailable
@@ -301,3 +303,15 @@ def test_filter_by_answers_is_what_the_studies_say(record, delivered):
     expected = {each.id for each in reader.studies() if is_meant(answers(each))}
     assert expected
     assert {each.id for each in reader.studies(StudyFilter(delivered=delivered))} == expected
+
+
+def test_no_request_waits_for_a_template_to_be_compiled(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spared: list[int] = []
+    templates = app.state.services.templates.env
+    monkeypatch.setattr(
+        "gateway.dashboard.app.keep_pauses_short", lambda: spared.append(len(templates.cache))
+    )
+    warm_up(app)
+    assert spared == [len(templates.list_templates())]  # compiled first, then spared
