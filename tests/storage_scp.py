@@ -37,6 +37,7 @@ class StorageScp:
     unlisted: set[str] = field(default_factory=set)
     """SOP Instance UIDs that are stored but not listed yet."""
     find_status: int = 0x0000
+    """How a C-FIND fails, without an answer."""
     required_calling_ae_title: str = ""
     answers_everything: bool = False
     """Answer a C-FIND with every instance, whatever was asked for."""
@@ -80,6 +81,9 @@ class StorageScp:
         return status
 
     def _on_find(self, event: Any) -> Iterator[tuple[int, Dataset | None]]:
+        if self.find_status:
+            yield self.find_status, None
+            return
         query = event.identifier
         for uid in sorted(self.listed):
             if self.answers_everything or uid == query.SOPInstanceUID:
@@ -89,8 +93,6 @@ class StorageScp:
                 answer.SeriesInstanceUID = query.SeriesInstanceUID
                 answer.SOPInstanceUID = uid
                 yield 0xFF00, answer
-        if self.find_status:
-            yield self.find_status, None
 
     def _on_action(self, event: Any) -> tuple[int, Dataset | None]:
         information = event.action_information

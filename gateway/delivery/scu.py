@@ -4,6 +4,7 @@ pynetdicom negotiates and keeps the state machine; it says nothing of why a conn
 waits for ever in the middle of a PDU. The socket that it is handed here remembers the error, closes
 itself, and knows how long a peer may be silent. Its queue of fragments on their way out would hold
 a whole file, and the wait for the answer would begin before the file is sent; here it holds a few.
+Its thread for the peer's requests may take our answers, too; here it may not.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, cast
 
 from pynetdicom import AE, _config, build_role
 from pynetdicom.association import Association
-from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.pdu_primitives import A_ABORT, A_ASSOCIATE, P_DATA
 from pynetdicom.presentation import PresentationContext
 
 from gateway.delivery.routes import Destination
@@ -84,6 +85,7 @@ def associate(destination: Destination, proposal: Proposal, tls: TlsSettings) ->
         raise AssociationRefused(_unreachable(exc)) from exc
     if assoc.is_established:
         assoc.dul.to_provider_queue = _Fragments(assoc)
+        _keep_answers(assoc)
         return assoc
     raise _refusal(assoc, line.error)
 
@@ -106,6 +108,37 @@ class _Fragments(queue.Queue[Any]):
         if isinstance(item, P_DATA) and not self._assoc.is_established:
             return True
         return not self._assoc.dul.is_alive()
+
+
+class _Messages(queue.Queue[Any]):
+    """What came in on an association: an answer goes to the one who waits for it.
+
+    pynetdicom's reactor serves what the peer asks (N-EVENT-REPORT), and is to pause while we wait
+    for an answer; on a busy machine it may take one more turn after that, finds the answer, logs
+    "unexpected service message", and the request waits for its time-out (pynetdicom issue 875).
+    The reactor alone asks without waiting.
+    """
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Return the next message: to one who does not wait, only a request of the peer."""
+        if block:
+            return super().get(block, timeout)
+        with self.mutex:
+            if not self.queue or not _is_request(self.queue[0][1]):
+                raise queue.Empty
+            return self._get()
+
+
+def _is_request(message: Any) -> bool:
+    # None wakes the one who waits when the association has ended.
+    return message is not None and getattr(message, "MessageIDBeingRespondedTo", None) is None
+
+
+def _keep_answers(assoc: Association) -> None:
+    early, assoc.dimse.msg_queue = assoc.dimse.msg_queue, _Messages()
+    with contextlib.suppress(queue.Empty):
+        while True:
+            assoc.dimse.msg_queue.put(early.get_nowait())
 
 
 def peer_context(destination: Destination, tls: TlsSettings) -> ssl.SSLContext | None:
@@ -134,18 +167,30 @@ def peer_context(destination: Destination, tls: TlsSettings) -> ssl.SSLContext |
 
 
 def _refusal(assoc: Association, error: OSError | None) -> AssociationRefused:
-    if assoc.is_rejected:
-        answer = assoc.acceptor.primitive
-        why = rejection_words(getattr(answer, "result_source", 0), getattr(answer, "diagnostic", 0))
+    answer = _answer(assoc)
+    if isinstance(answer, A_ASSOCIATE) and answer.result:
+        why = rejection_words(answer.result_source or 0, answer.diagnostic or 0)
         return AssociationRefused(f"the destination rejects the association: {why}")
     if assoc.rejected_contexts and not assoc.accepted_contexts:
         # It answered, and accepted nothing at all; pynetdicom then aborts.
         return NoContextAccepted("the destination accepts none of our presentation contexts")
     if error is not None:
         return AssociationRefused(_unreachable(error))
-    if assoc.is_aborted and assoc.acceptor.primitive is not None:
+    if assoc.is_aborted and answer is not None:
         return AssociationRefused("the destination aborted the association")
     return AssociationRefused("the destination cannot be reached or does not answer")
+
+
+def _answer(assoc: Association) -> A_ASSOCIATE | A_ABORT | None:
+    """Return what the peer said to our request; None where it said nothing.
+
+    Of a peer that rejects at once, pynetdicom may notice that the connection is over before it
+    looks for the answer, and leaves that in its queue.
+    """
+    answer: Any = assoc.acceptor.primitive or assoc.dul.receive_pdu()
+    while answer is not None and not isinstance(answer, (A_ASSOCIATE, A_ABORT)):
+        answer = assoc.dul.receive_pdu()
+    return cast("A_ASSOCIATE | A_ABORT | None", answer)
 
 
 def _unreachable(error: OSError) -> str:

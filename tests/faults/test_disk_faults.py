@@ -139,7 +139,7 @@ def test_a_reserve_that_is_reached_refuses_before_the_disk_is_full(
             timeout=60,
             check=False,
         )  # fmt: skip
-        assert "0xa700" in (said.stdout + said.stderr).lower()
+        assert "Refused: OutOfResources" in said.stdout + said.stderr  # A700
         ballast.unlink()
         full.send(paths)
         full.check(paths, "a reserve that was reached")

@@ -18,12 +18,14 @@ from tests.storage_scp import (
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.faults]
 
-KINDS = (COMPREHENSIVE_3D_SR, SEGMENTATION, SECONDARY_CAPTURE)
+ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
+KINDS = (COMPREHENSIVE_3D_SR, SEGMENTATION, SECONDARY_CAPTURE, ENCAPSULATED_PDF)
 
 
 @pytest.fixture(scope="module")
 def pacs() -> Iterator[StorageScp]:
-    with StorageScp().serving() as running:
+    # It takes all that is made: what a study then says is what it waits for.
+    with StorageScp(sop_classes=KINDS).serving() as running:
         yield running
 
 
