@@ -187,10 +187,10 @@ def _answer(assoc: Association) -> A_ASSOCIATE | A_ABORT | None:
     Of a peer that rejects at once, pynetdicom may notice that the connection is over before it
     looks for the answer, and leaves that in its queue.
     """
-    answer: Any = assoc.acceptor.primitive or assoc.dul.receive_pdu()
+    answer = assoc.acceptor.primitive or assoc.dul.receive_pdu()
     while answer is not None and not isinstance(answer, (A_ASSOCIATE, A_ABORT)):
         answer = assoc.dul.receive_pdu()
-    return cast("A_ASSOCIATE | A_ABORT | None", answer)
+    return answer
 
 
 def _unreachable(error: OSError) -> str:
