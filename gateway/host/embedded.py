@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import shutil
 import socket
 import sys
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.errors import GatewayError
+
+_LOWEST_PORT = 10_240
 
 
 class ServerMissing(GatewayError):
@@ -32,10 +35,36 @@ class Command:
 
 
 def free_port() -> int:
-    """Return a TCP port that is free on loopback now."""
+    """Return a TCP port that is free on loopback now, for a server that may start again on it.
+
+    None of those that the kernel gives to outgoing connections (ip(7), ``ip_local_port_range``):
+    while the server is down, one of them could take the port, a client's that tries to reach it
+    among them, and the server could not come back.
+    """
+    ports = range(_LOWEST_PORT, _first_outgoing_port())
+    # Not the generator that a program may have seeded: two would look at the same ports.
+    for port in random.SystemRandom().sample(ports, min(64, len(ports))):
+        if _is_free(port):
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _first_outgoing_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return _LOWEST_PORT
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _wheel_folder(package: str) -> Path | None:

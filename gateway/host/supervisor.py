@@ -60,8 +60,9 @@ _MARK = "LENTIGO_SUPERVISED"
 READY_TIMEOUT_S = 180.0
 _HEALTHY_AFTER_S = 30.0
 _START_RETRIES = 2
-# Boost's message where a segment of shared memory vanishes between two steps of Triton's start.
-_PASSING_CAUSES = ("lock_exception",)
+# Boost's message where a segment of shared memory vanishes between two steps of Triton's start; and
+# gRPC's where somebody connects from the port that was found free.
+_PASSING_CAUSES = ("lock_exception", "already in use")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,9 @@ from gateway.delivery.routes import Destination
 from gateway.demo.samples import render
 from gateway.sending.send import send
 from gateway.sending.wrap import StudyIdentity, wrap
+from tests.browser.driver import browser
 from tests.lentigo import PASSWORD, ROOT, Lentigo
-from tests.pages import change_password, log_in, token_in
+from tests.pages import CHOSEN, change_password, log_in, token_in
 from tests.receivers import Receivers, Span, receivers
 from tests.servers import wait_until
 from tests.storage_scp import StorageScp
@@ -291,44 +292,56 @@ def test_doctor_asks_the_real_servers(site: Site, first: dict[str, Any]) -> None
 
 
 # Each change is a process that loads torch: a minute and more on a machine at load 25.
+_CHANGE_S = 300.0
+
+
 @pytest.mark.timeout(1200)
 def test_a_model_is_promoted_and_rolled_back_while_studies_come(
     site: Site, first: dict[str, Any]
 ) -> None:
+    """By a person on the page, and by a program."""
     folder = site.models / MODEL
     one, two = digest_of(folder / "1"), digest_of(folder / "2")
     assert one != two
-    with httpx.Client(base_url=site.page, timeout=300.0) as client:
+    with (
+        httpx.Client(base_url=site.page, timeout=_CHANGE_S) as client,
+        browser(site.folder / "browser") as window,
+    ):
         log_in(client, PASSWORD)
         assert change_password(client, old=PASSWORD).status_code == 303
         token = token_in(client.get("/models").text)
+        window.driver.set_page_load_timeout(_CHANGE_S)
+        window.open(f"{site.page}/models")
+        window.fill("#username", "admin")
+        window.fill("#password", CHOSEN)
+        window.click(".card button")
 
-        def order(change: str, **values: Any) -> httpx.Response:
-            return client.post(
-                f"/api/models/{MODEL}/{change}",
-                json={"reason": "of a test", **values},
-                headers={"x-csrf-token": token},
-            )
+        def press(form: str) -> None:
+            window.fill(f"{form} input[name=reason]", "of a test")
+            window.click(f"{form} button")
+            window.wait_for_text("Triton serves it.", _CHANGE_S)
 
         def digest() -> str:
             (item,) = site.complete()["work_items"]
             return str(item["model_digest"])
 
         assert digest() == one
-        answer = order("promote", number=2)
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["said"].endswith("Triton serves it.")
+        press(f"form[action='/models/{MODEL}/promote']:has(input[value='2'])")
         assert digest() == two
 
         # One that does not load changes nothing: not what answers, nor what a restart would load.
-        answer = order("promote", number=3)
+        answer = client.post(
+            f"/api/models/{MODEL}/promote",
+            json={"reason": "of a test", "number": 3},
+            headers={"x-csrf-token": token},
+        )
         assert answer.status_code == 409, answer.text
         assert "was taken back" in answer.json()["detail"]
         assert digest_of(folder) == two
         assert digest() == two
 
-        answer = order("rollback")
-        assert answer.status_code == 200, answer.text
+        window.open(f"{site.page}/models")
+        press(f"form[action='/models/{MODEL}/rollback']")
         assert digest_of(folder) == one
         assert digest() == one
         (model,) = client.get("/api/models").json()
