@@ -105,8 +105,8 @@ def _part(content: dict[str, Any]) -> str:
 
 
 @contextmanager
-def provider() -> Iterator[Provider]:
-    """Yield a provider on loopback."""
+def provider(host: str = "127.0.0.1") -> Iterator[Provider]:
+    """Yield a provider on loopback; to a browser, ``localhost`` is another site than 127.0.0.1."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -115,6 +115,10 @@ def provider() -> Iterator[Provider]:
                 self._answer(200, found.metadata())
             elif place == "/keys":
                 self._answer(200, found.keys())
+            elif place == "/authorize":  # the person has logged in there long ago
+                self.send_response(302)
+                self.send_header("location", found.authorize(self.path))
+                self.end_headers()
             else:
                 self._answer(404, {})
 
@@ -136,7 +140,7 @@ def provider() -> Iterator[Provider]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = False
-    found = Provider(f"http://127.0.0.1:{server.server_port}")
+    found = Provider(f"http://{host}:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
