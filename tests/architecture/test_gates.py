@@ -72,6 +72,14 @@ FORBIDDEN_IMPORTS = {
     "DICOM in models": ("models/planted.py", "import pydicom\n"),
     "sockets in reports": ("reports/planted.py", "import pynetdicom\n"),
     "database in training": ("training/planted.py", "import sqlalchemy\n"),
+    "work in the intake of the record": (
+        "gateway/store/intake/planted.py",
+        "import gateway.store.work.ledger\n",
+    ),
+    "an analysis in another": (
+        "workers/analyses/planted.py",
+        "import workers.analyses.diagnosis\n",
+    ),
 }
 
 
