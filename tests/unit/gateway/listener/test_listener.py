@@ -51,6 +51,7 @@ from tests.instances import (
     new_uid,
     write,
 )
+from tests.rejections import rejection
 from tests.servers import free_port, require, wait_until
 
 DEADLINE_S = 20.0
@@ -224,10 +225,7 @@ def test_an_unknown_caller_is_rejected_and_noted(start: Start, record: RecordInM
     listener = start(allow="PACS@127.0.0.1, MODALITY@192.0.2.1")
     for calling in ("STRANGER", "MODALITY"):
         assoc = associate(listener, calling=calling)
-        assert assoc.is_rejected
-        primitive = assoc.acceptor.primitive
-        assert primitive is not None
-        assert (primitive.result, primitive.result_source, primitive.diagnostic) == (1, 1, 3)
+        assert rejection(assoc) == (1, 1, 3)
     assert [
         (info.calling_ae_title, info.peer_address, outcome) for info, outcome in record.associations
     ] == [("STRANGER", "127.0.0.1", "rejected"), ("MODALITY", "127.0.0.1", "rejected")]
@@ -250,9 +248,7 @@ def test_a_fault_of_the_policy_admits_nobody(start: Start, monkeypatch: pytest.M
 def test_another_called_ae_title_is_rejected_when_asked_for(start: Start) -> None:
     listener = start(require_called_ae_title=True, ae_title="LENTIGO")
     assoc = associate(listener, ae_title="OTHER")
-    assert assoc.is_rejected
-    assert assoc.acceptor.primitive is not None
-    assert assoc.acceptor.primitive.diagnostic == 7
+    assert rejection(assoc) == (1, 1, 7)
     with association(listener, ae_title="LENTIGO"):
         pass
 
@@ -279,9 +275,7 @@ def test_one_too_many_is_rejected_for_now(start: Start) -> None:
     listener = start(max_associations=2)
     with association(listener), association(listener):
         third = associate(listener)
-        assert third.is_rejected
-        assert third.acceptor.primitive is not None
-        assert third.acceptor.primitive.result == 2
+        assert rejection(third) == (2, 3, 2)
     wait_until(lambda: associate(listener).is_established, DEADLINE_S, "a free place")
 
 
