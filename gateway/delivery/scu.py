@@ -85,7 +85,7 @@ def associate(destination: Destination, proposal: Proposal, tls: TlsSettings) ->
         raise AssociationRefused(_unreachable(exc)) from exc
     if assoc.is_established:
         assoc.dul.to_provider_queue = _Fragments(assoc)
-        _keep_answers(assoc)
+        keep_answers(assoc)
         return assoc
     raise _refusal(assoc, line.error)
 
@@ -134,7 +134,8 @@ def _is_request(message: Any) -> bool:
     return message is not None and getattr(message, "MessageIDBeingRespondedTo", None) is None
 
 
-def _keep_answers(assoc: Association) -> None:
+def keep_answers(assoc: Association) -> None:
+    """Let no other thread of an association that we opened take what we are answered."""
     early, assoc.dimse.msg_queue = assoc.dimse.msg_queue, _Messages()
     with contextlib.suppress(queue.Empty):
         while True:

@@ -25,6 +25,7 @@ from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification
 
 from gateway.delivery.routes import Destination
+from gateway.delivery.scu import keep_answers
 from gateway.delivery.store_scu import DataSetFile, StoreAssociation
 from gateway.dicom.file_meta import identify
 from gateway.errors import ListenerError, PeerSyntaxError, SpoolFull
@@ -102,7 +103,9 @@ def associate(
 ) -> Association:
     ae = AE(ae_title=calling)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = DEADLINE_S
-    return ae.associate("127.0.0.1", listener.port, contexts=contexts or CONTEXTS, **options)
+    assoc = ae.associate("127.0.0.1", listener.port, contexts=contexts or CONTEXTS, **options)
+    keep_answers(assoc)
+    return assoc
 
 
 @contextmanager

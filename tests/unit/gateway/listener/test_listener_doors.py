@@ -24,6 +24,7 @@ from pynetdicom.pdu_primitives import (
 )
 from pynetdicom.presentation import build_context
 
+from gateway.delivery.scu import keep_answers
 from gateway.errors import SettingsError, TlsSettingsError
 from gateway.listener.acceptance import StoreStatus
 from gateway.listener.ports import AssociationInfo
@@ -79,7 +80,9 @@ def associate(listener: Listener, *contexts: Any, **options: Any) -> Association
     ae = AE(ae_title="TESTER")
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = DEADLINE_S
     proposed = list(contexts) or [build_context(VL_PHOTOGRAPHIC, EXPLICIT)]
-    return ae.associate("127.0.0.1", listener.port, contexts=proposed, **options)
+    assoc = ae.associate("127.0.0.1", listener.port, contexts=proposed, **options)
+    keep_answers(assoc)
+    return assoc
 
 
 # -- TLS --------------------------------------------------------------------------------------
