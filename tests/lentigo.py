@@ -160,14 +160,9 @@ class Lentigo:
 
     def kill_model_process(self) -> None:
         """Send SIGKILL to the process in which Triton runs a model, as the kernel's OOM killer."""
-        triton = self.children()["triton"]
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == triton:
-                        os.kill(int(entry.name), signal.SIGKILL)
-                        return
-        raise AssertionError("Triton runs no model in a process of its own")
+        models = children_of(self.children()["triton"])
+        assert models, "Triton runs no model in a process of its own"
+        os.kill(next(iter(models)), signal.SIGKILL)
 
     def kill_all(self) -> None:
         """Send SIGKILL to the supervisor and all of its services at once."""
@@ -386,6 +381,19 @@ def running_triton(
     with _process(command, folder / "triton.log"):
         wait_until(is_ready, 90.0, "Triton")
         yield f"127.0.0.1:{grpc_port}"
+
+
+def children_of(pid: int) -> dict[int, str]:
+    """Return the command line of each child of a process, by process id (proc(5))."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == pid:
+                found[int(entry.name)] = (entry / "cmdline").read_text()
+        except (OSError, ValueError, IndexError):
+            continue  # no process, or it ended meanwhile
+    return found
 
 
 def wait_a_moment(seconds: float) -> None:

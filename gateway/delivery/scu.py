@@ -168,7 +168,7 @@ def peer_context(destination: Destination, tls: TlsSettings) -> ssl.SSLContext |
 
 
 def _refusal(assoc: Association, error: OSError | None) -> AssociationRefused:
-    answer = _answer(assoc)
+    answer = answer_of(assoc)
     if isinstance(answer, A_ASSOCIATE) and answer.result:
         why = rejection_words(answer.result_source or 0, answer.diagnostic or 0)
         return AssociationRefused(f"the destination rejects the association: {why}")
@@ -182,7 +182,7 @@ def _refusal(assoc: Association, error: OSError | None) -> AssociationRefused:
     return AssociationRefused("the destination cannot be reached or does not answer")
 
 
-def _answer(assoc: Association) -> A_ASSOCIATE | A_ABORT | None:
+def answer_of(assoc: Association) -> A_ASSOCIATE | A_ABORT | None:
     """Return what the peer said to our request; None where it said nothing.
 
     Of a peer that rejects at once, pynetdicom may notice that the connection is over before it

@@ -60,8 +60,11 @@ def test_unit_starts_what_exists_and_is_closed(path: Path) -> None:
     if command[1:2] == ["-m"]:
         assert command[2:] == ["workers"] or command[3] in SERVICES
     else:
-        is_triton = command[1].endswith("tritonserver")
-        assert (DOCKER / "watch-triton").name in command[0] if is_triton else command[1] in COMMANDS
+        if command[1].endswith("tritonserver"):
+            assert command[0] == "/opt/lentigo/docker/watch-triton"
+            assert os.access(DOCKER / "watch-triton", os.X_OK)
+        else:
+            assert command[1] in COMMANDS
     environment = unit.environment
     ours = {name: value for name, value in environment.items() if name.startswith("LENTIGO_")}
     reject_unknown_environment(ours)

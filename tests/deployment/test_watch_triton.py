@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lentigo import ROOT, running_triton
+from tests.lentigo import ROOT, children_of, running_triton
 from tests.servers import wait_until
 
 WATCH = ROOT / "docker" / "watch-triton"
@@ -73,19 +73,6 @@ time.sleep(60)
         process.send_signal(signal.Signals[name])
         assert process.wait(30) == 0
         assert done.exists()
-
-
-def children_of(pid: int) -> dict[int, str]:
-    """Command line of each child of a process (proc(5))."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == pid:
-                found[int(entry.name)] = (entry / "cmdline").read_text()
-        except (OSError, ValueError, IndexError):
-            continue  # no process, or it ended meanwhile
-    return found
 
 
 def test_triton_ends_when_the_process_of_a_model_is_killed(tmp_path: Path) -> None:
