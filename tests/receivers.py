@@ -90,7 +90,8 @@ def _json_spans(request: Any) -> Iterator[Span]:
                     span_id=span["spanId"].lower(),
                     parent_id=span.get("parentSpanId", "").lower(),
                     attributes={
-                        each["key"]: str(each["value"]) for each in span.get("attributes", ())
+                        each["key"]: str(*each["value"].values())
+                        for each in span.get("attributes", ())
                     },
                 )
 
