@@ -12,6 +12,8 @@ from tests.browser.driver import Browser, browser
 from tests.pages import CHOSEN
 from tests.servers import require
 
+# A page whose login ends while it is open asks once more, and then goes to the login.
+LOGIN_ENDED = (r"/(live|api/mark)\b.* status of 401",)
 WIDE, NARROW = (1280, 860), (400, 860)
 IN_DOCUMENTS = frozenset(
     {
@@ -44,7 +46,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def window(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """A browser in which ``admin`` is logged in; an error on its console fails the module."""
-    with browser(tmp_path_factory.mktemp("chromium"), size=WIDE) as found:
+    with browser(
+        tmp_path_factory.mktemp("chromium"), size=WIDE, ignore_console=LOGIN_ENDED
+    ) as found:
         found.open(f"{site.url}/studies")
         log_in(found)
         found.wait_for("#list")

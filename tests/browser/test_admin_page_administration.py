@@ -84,7 +84,7 @@ def test_viewer_is_told_who_may_do_what_he_may_not(site, window, shoot):
         window.open(f"{site.url}/self-test")
         window.wait_for_text("with the role viewer")
         shoot("forbidden")
-        assert all("403" in each for each in window.forgive())
+        assert [each for each in window.forgive() if "403" not in each] == []
 
 
 def test_account_gets_another_role_a_new_password_and_is_shut_out(site, window):
@@ -203,7 +203,7 @@ def test_self_test_that_the_listener_does_not_take_says_why(
     window.click_text("Begin the self-test")
     window.wait_for_text("Not begun: the listener does not take the study")
     shoot("self-test-refused")
-    assert all("503" in each for each in window.forgive())
+    assert [each for each in window.forgive() if "503" not in each] == []
 
 
 def test_pictures_for_the_documents_are_small() -> None:

@@ -50,14 +50,15 @@ def test_unknown_page_says_where_to_look(site, window, shoot):
     window.wait_for_text("No such study is known.")
     assert "finds a study by Patient ID" in window.text
     shoot("missing")
-    assert all("404" in each for each in window.forgive())
+    assert [each for each in window.forgive() if "404" not in each] == []
 
 
 def test_ended_login_comes_back_to_the_page(site, window, shoot):
     window.open(f"{site.url}/queues")
     with writing(site.engine) as connection:
         connection.execute(delete(WebSession))
-    window.open(f"{site.url}/queues")
+    # Somebody comes back to the tab: it asks how things stand, is refused, and goes by itself.
+    window.script("document.dispatchEvent(new Event('visibilitychange'))")
     window.wait_for_text("Your login has ended. Log in to go on where you were.")
     shoot("ended")
     log_in(window)
@@ -74,7 +75,7 @@ def test_record_that_does_not_answer_is_said_on_every_page(site, window, shoot, 
         window.wait_for_text("The record does not answer")
         assert "lentigo doctor" in window.text
         shoot("outage")
-    assert all("503" in each for each in window.forgive())
+    assert [each for each in window.forgive() if "503" not in each] == []
     window.open(f"{site.url}/studies")
     window.wait_for("#list")
 
@@ -89,4 +90,4 @@ def test_page_that_fails_says_where_the_reason_stands(site, window, shoot, monke
         window.wait_for_text("This page failed.")
         assert "logs/dashboard.log" in window.text
         shoot("defect")
-    assert all("500" in each for each in window.forgive())
+    assert [each for each in window.forgive() if "500" not in each] == []
