@@ -24,7 +24,7 @@ _STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + _
 def watched(*command: str) -> Iterator[subprocess.Popen[str]]:
     """Run a command in the place of Triton, looked at every 0.2 s."""
     process = subprocess.Popen(
-        # Whoever runs the tests in the background may have them ignore SIGINT; so would a shell then.
+        # Started in the background, the tests may ignore SIGINT; a shell below could not trap it.
         ["env", "--default-signal=INT,TERM", WATCH, *command],
         env={**os.environ, "WATCH_TRITON_EVERY_S": "0.2", "WATCH_TRITON_PATIENCE": "4"},
         stderr=subprocess.PIPE,
