@@ -7,12 +7,14 @@ profiles are not applied.
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -22,10 +24,24 @@ from pydicom.encaps import encapsulate, get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import as_pixel_options
-from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGBaseline8Bit, JPEGExtended12Bit
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+)
 
 from gateway.faults import failpoint
-from workers.adapters.jpeg import decode_8_bit, has_j2k_component_transform, read_jpeg_facts
+from workers.adapters.jpeg import (
+    decode_8_bit,
+    decode_12_bit,
+    has_j2k_component_transform,
+    read_jpeg_facts,
+)
+from workers.adapters.jpeg_xl import JPEG_XL_SYNTAXES, decode_jpeg_xl
 from workers.adapters.photometric import to_rgb
 from workers.errors import InstanceMissing, StorageUnavailable, Undecodable
 
@@ -33,6 +49,7 @@ MAX_PIXELS = 200_000_000
 """Largest image that is decoded: 600 MB as RGB. A header can promise 4,294,836,225 pixels."""
 
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
+_PIXEL_DATA_TAG = 0x7FE00010
 _LONG_VR = (b"OB", b"OW", b"UN", b"OL", b"OV", b"OD", b"OF")
 
 # What pydicom and the codecs under it raise for damaged input; there is no common base class.
@@ -50,6 +67,7 @@ _DECODER_FAULTS = (
     EOFError,
     OSError,
     struct.error,
+    zlib.error,
     cv2.error,
     InvalidDicomError,
     BytesLengthException,
@@ -77,8 +95,8 @@ class SpoolInstances:
                 failpoint("worker.input_read")
                 _complete(header)
                 _check_size(header, self._max_pixels)
-                value_representation = _seek_value(stream, header)
-                frame = _first_frame(stream, header)
+                value, value_representation = _pixel_data(stream, header)
+                frame = _first_frame(value, header)
                 pixels = _decode(frame, header, value_representation)
                 expected = (header.Rows, header.Columns, 3)
         if pixels.shape != expected:
@@ -162,14 +180,26 @@ def _frames(header: Dataset) -> int:
         return 1
 
 
-def _seek_value(stream: BinaryIO, header: Dataset) -> str:
-    """Go from the tag of Pixel Data, where pydicom stopped, to its value; return its VR."""
+def _pixel_data(stream: BinaryIO, header: Dataset) -> tuple[BinaryIO, str]:
+    """Return a stream that is at the value of Pixel Data, and its VR."""
     syntax: UID = header.file_meta.TransferSyntaxUID
+    if syntax == DeflatedExplicitVRLittleEndian:
+        # One stream holds the whole data set (PS3.5 A.5); the listener has bounded its size.
+        stream.seek(0)
+        element = dcmread(stream).get(_PIXEL_DATA_TAG)
+        if element is None:
+            raise Undecodable("it holds no pixel data")
+        return io.BytesIO(element.value), str(element.VR)
+    return stream, _seek_value(stream, syntax)
+
+
+def _seek_value(stream: BinaryIO, syntax: UID) -> str:
+    """Go from the tag of Pixel Data, where pydicom stopped, to its value; return its VR."""
     start = stream.read(12)
-    tag = start[:4] if syntax.is_little_endian else start[1::-1] + start[3:1:-1]
+    tag = start[:4] if syntax != ExplicitVRBigEndian else start[1::-1] + start[3:1:-1]
     if tag != _PIXEL_DATA:
         raise Undecodable("it holds no pixel data")
-    is_explicit = not syntax.is_implicit_VR and start[4:6] in _LONG_VR
+    is_explicit = syntax != ImplicitVRLittleEndian and start[4:6] in _LONG_VR
     if not is_explicit:
         stream.seek(-4, 1)  # the header of this element has 8 bytes
     # PS3.5 A.1: implicit VR means OW.
@@ -178,7 +208,7 @@ def _seek_value(stream: BinaryIO, header: Dataset) -> str:
 
 def _first_frame(stream: BinaryIO, header: Dataset) -> bytes:
     """Return the bytes of the first frame, encoded as they are; nothing beyond it is read."""
-    if header.file_meta.TransferSyntaxUID.is_compressed:
+    if _is_compressed(header.file_meta.TransferSyntaxUID):
         try:
             frame: bytes = get_frame(
                 stream,
@@ -200,6 +230,10 @@ def _first_frame(stream: BinaryIO, header: Dataset) -> bytes:
     return frame
 
 
+def _is_compressed(syntax: UID) -> bool:
+    return syntax in JPEG_XL_SYNTAXES or syntax.is_compressed
+
+
 def _extended_offsets(header: Dataset) -> tuple[bytes, bytes] | None:
     offsets, lengths = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
     return (offsets, lengths) if offsets and lengths else None
@@ -212,6 +246,12 @@ def _decode(frame: bytes, header: Dataset, value_representation: str) -> NDArray
         pixels = _decode_dct(frame, header)
         if pixels is not None:
             return pixels if pixels.ndim == 3 else to_rgb(pixels, photometric, header)
+    if syntax in JPEG_XL_SYNTAXES:
+        return to_rgb(
+            decode_jpeg_xl(frame, header.Rows, header.Columns),
+            photometric if header.SamplesPerPixel == 1 else "RGB",
+            header,
+        )
     single = _single_frame(frame, header, value_representation)
     options = as_pixel_options(single, view_only=True)
     samples, properties = get_decoder(syntax).as_array(single, index=0, raw=True, **options)
@@ -223,10 +263,10 @@ def _decode(frame: bytes, header: Dataset, value_representation: str) -> NDArray
     return to_rgb(samples, photometric, header)
 
 
-def _decode_dct(frame: bytes, header: Dataset) -> NDArray[np.uint8] | None:
-    """Decode an ordinary 8-bit JPEG; None when it is of another kind."""
+def _decode_dct(frame: bytes, header: Dataset) -> NDArray[Any] | None:
+    """Decode an 8-bit JPEG, or a grey one of 12 bits; None when it is of another kind."""
     facts = read_jpeg_facts(frame)
-    if facts is None or not facts.is_8_bit_dct:
+    if facts is None or not (facts.is_8_bit_dct or facts.is_12_bit_grey_dct):
         return None
     # Rows of 0 mean that a DNL segment gives the height after the first scan.
     if facts.rows and (facts.rows, facts.columns) != (header.Rows, header.Columns):
@@ -237,6 +277,8 @@ def _decode_dct(frame: bytes, header: Dataset) -> NDArray[np.uint8] | None:
     count = len(facts.component_ids)
     if count not in (1, 3):
         raise Undecodable(f"JPEG images of {count} components are not read")
+    if facts.is_12_bit_grey_dct:
+        return decode_12_bit(frame)
     is_rgb = header.PhotometricInterpretation == "RGB"
     return decode_8_bit(frame, facts, declared_rgb=is_rgb)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import JpegImagePlugin
@@ -46,6 +47,12 @@ class JpegFacts:
     def is_8_bit_dct(self) -> bool:
         """True for what every JPEG library decodes to 8 bits."""
         return self.precision == 8 and self.process in _SOF_HUFFMAN_DCT
+
+    @property
+    def is_12_bit_grey_dct(self) -> bool:
+        """True for JPEG Extended as radiographs use it."""
+        is_grey = len(self.component_ids) == 1
+        return self.precision == 12 and self.process in _SOF_HUFFMAN_DCT and is_grey
 
 
 def read_jpeg_facts(frame: bytes) -> JpegFacts | None:
@@ -130,6 +137,23 @@ def decode_8_bit(frame: bytes, facts: JpegFacts, *, declared_rgb: bool) -> NDArr
     if image is None:
         return _decode_with_pillow(frame, as_stored=False)
     pixels: NDArray[np.uint8] = image
+    return pixels
+
+
+def decode_12_bit(frame: bytes) -> NDArray[np.uint16]:
+    """Return (H, W) grey of a 12-bit JPEG frame.
+
+    Raises
+    ------
+    Undecodable
+        If the codestream is broken or ends early.
+    """
+    if not frame.rstrip(b"\0\xff").endswith(_EOI):  # padded with either
+        raise Undecodable("the JPEG image ends early")
+    try:
+        pixels: NDArray[np.uint16] = imagecodecs.jpeg8_decode(frame)
+    except (imagecodecs.Jpeg8Error, ValueError, RuntimeError) as exc:
+        raise Undecodable("the JPEG image is damaged") from exc
     return pixels
 
 

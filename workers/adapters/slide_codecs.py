@@ -26,6 +26,7 @@ EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 JPEG_BASELINE, JPEG_EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 JPEG_LS_LOSSLESS, JPEG_LS_NEAR_LOSSLESS = "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"
 JPEG_2000_LOSSLESS, JPEG_2000 = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"
+HTJ2K_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (201, 202, 203))
 RAW = (IMPLICIT_LITTLE, EXPLICIT_LITTLE)
 
 _EOI = b"\xff\xd9"
@@ -83,7 +84,8 @@ def decoder(transfer_syntax_uid: str, form: FrameFormat) -> Decode:
         return lambda frame: _raw(frame, form)
     if transfer_syntax_uid in (JPEG_BASELINE, JPEG_EXTENDED):  # 12 bits are told frame by frame
         return JpegDecoder(form)
-    if transfer_syntax_uid in (JPEG_2000_LOSSLESS, JPEG_2000):
+    # High-Throughput JPEG 2000 (ISO 15444-15) changes the coding of blocks; OpenJPEG reads both.
+    if transfer_syntax_uid in (JPEG_2000_LOSSLESS, JPEG_2000, *HTJ2K_SYNTAXES):
         return lambda frame: _jpeg_2000(frame, form)
     if transfer_syntax_uid in (JPEG_LS_LOSSLESS, JPEG_LS_NEAR_LOSSLESS):
         return lambda frame: _jpeg_ls(frame, form)

@@ -27,6 +27,7 @@ SYNTAXES = {
     "j2k": "1.2.840.10008.1.2.4.90",
     "j2k-ybr": "1.2.840.10008.1.2.4.90",
     "jpegls": "1.2.840.10008.1.2.4.80",
+    "htj2k": "1.2.840.10008.1.2.4.201",
 }
 STUDY, SERIES, FRAME_OF_REFERENCE = (f"1.2.826.0.1.3680043.10.511.7.{n}" for n in (1, 2, 3))
 
@@ -67,6 +68,8 @@ def encode(tile: NDArray[np.uint8], codec: str) -> bytes:
         return imagecodecs.jpeg8_encode(tile, level=90, colorspace="rgb", outcolorspace="rgb")
     if codec == "jpegls":
         return imagecodecs.jpegls_encode(tile)
+    if codec == "htj2k":
+        return imagecodecs.htj2k_encode(tile)
     return imagecodecs.jpeg2k_encode(tile, level=0, codecformat="j2k", mct=codec == "j2k")
 
 
@@ -196,7 +199,7 @@ class Level:
 
 
 def _photometric(codec: str) -> str:
-    return {"jpeg": "YBR_FULL_422", "j2k": "YBR_RCT"}.get(codec, "RGB")
+    return {"jpeg": "YBR_FULL_422", "j2k": "YBR_RCT", "htj2k": "YBR_RCT"}.get(codec, "RGB")
 
 
 def _item(**values: Any) -> Dataset:

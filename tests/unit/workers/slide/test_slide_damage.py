@@ -123,7 +123,7 @@ class TestFrames:
         assert (pixels[256:, 256:512] == 255).all()
         assert (slide.read(0, 0, 0, 256, 256) != 255).any()
 
-    @pytest.mark.parametrize("codec", ["jpeg", "j2k", "jpegls"])
+    @pytest.mark.parametrize("codec", ["jpeg", "j2k", "jpegls", "htj2k"])
     @pytest.mark.parametrize("fault", ["half", "empty", "noise", "head"])
     def test_no_codec_shows_what_was_not_sent(
         self, codec: str, fault: str, picture: NDArray[np.uint8], tmp_path: Path
@@ -141,7 +141,7 @@ class TestFrames:
         with pytest.raises(Undecodable):
             slide.read(0, 0, 0, 256, 256)
 
-    @pytest.mark.parametrize("codec", ["jpeg", "j2k", "jpegls"])
+    @pytest.mark.parametrize("codec", ["jpeg", "j2k", "jpegls", "htj2k"])
     def test_a_frame_larger_than_announced_is_not_decoded(self, codec: str, tmp_path: Path) -> None:
         frame = encode(section(512, 512), codec)
         level = Level(picture=section(256, 256), codec=codec, frames=[frame])

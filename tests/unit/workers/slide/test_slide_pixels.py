@@ -22,7 +22,7 @@ from workers.adapters.slide_pyramid import Pyramid
 from workers.adapters.slides import SpoolSlides
 
 WIDTH, HEIGHT = 700, 500
-EXACT = ("raw", "implicit", "planar", "j2k", "jpegls")
+EXACT = ("raw", "implicit", "planar", "j2k", "jpegls", "htj2k")
 
 
 @pytest.fixture(scope="module")
