@@ -28,7 +28,6 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.select import Select
 
 from tests.servers import find_program, require, wait_until
 
@@ -163,10 +162,12 @@ class Browser:
 
     def choose(self, css: str, *, text: str = "", value: str = "") -> None:
         """Choose an option of a list by what it shows, or by its value."""
+        wanted = f'normalize-space(.)="{text}"' if text else f'@value="{value}"'
 
+        # Not selenium's Select: its dozen questions take longer than a page stays as it is.
         def choose() -> None:
-            options = Select(self._visible(By.CSS_SELECTOR, css))
-            options.select_by_visible_text(text) if text else options.select_by_value(value)
+            options = self._visible(By.CSS_SELECTOR, css)
+            options.find_element(By.XPATH, f".//option[{wanted}]").click()
 
         self.act(choose, f"option {text or value!r} of {css!r}")
 
