@@ -27,6 +27,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from tests.servers import find_program, require, wait_until
@@ -159,6 +160,19 @@ class Browser:
             element.send_keys(text)
 
         self.act(fill, f"field {css!r}")
+
+    def submit(self, css: str, text: str) -> None:
+        """Type a text into a field and press Enter, once."""
+        self.fill(css, text)
+        value = "const found = document.querySelector(arguments[0]); return found && found.value"
+        self.wait_until(lambda: self.script(value, css) == text, 30.0, f"{text!r} in {css!r}")
+        try:
+            self._visible(By.CSS_SELECTOR, css).send_keys(Keys.ENTER)
+        except WebDriverException as exc:
+            # The key leads away from the page, maybe before chromedriver has said so. Pressed
+            # again, it would send whatever then stands in the field of the next page.
+            if not (isinstance(exc, _REDRAWN) or _LEFT.search(exc.msg or "")):
+                raise
 
     def choose(self, css: str, *, text: str = "", value: str = "") -> None:
         """Choose an option of a list by what it shows, or by its value."""

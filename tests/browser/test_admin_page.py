@@ -112,18 +112,18 @@ def test_search_box_finds_by_what_people_read_out(site, window):
         window.open(f"{site.url}/queues")
         window.script(f"document.body.dispatchEvent({slash})")
         window.wait_until(lambda: window.script(focused), 20, "focus")
-        window.fill("#find", wanted + Keys.ENTER)
+        window.submit("#find", wanted)
         window.wait_for_url(f"/studies/{site.number}$")
     for wanted in ("A0000007", "p0000007"):
         window.open(f"{site.url}/queues")
-        window.fill("#find", wanted + Keys.ENTER)
+        window.submit("#find", wanted)
         window.wait_for_url("/studies/7$")
         assert "0000007" not in window.url
 
 
 def test_search_for_nothing_known_says_where_to_look(site, window, shoot):
     window.open(f"{site.url}/queues")
-    window.fill("#find", "N-1" + Keys.ENTER)
+    window.submit("#find", "N-1")
     window.wait_for_text("No study is known by this")
     assert window.find("a[href='/studies?state=refused']") is not None
     shoot("find")
