@@ -35,13 +35,14 @@ from pydicom.uid import (
 )
 
 from gateway.faults import failpoint
+from gateway.listener.acceptance import JPEG_XL_SYNTAXES
 from workers.adapters.jpeg import (
     decode_8_bit,
     decode_12_bit,
     has_j2k_component_transform,
     read_jpeg_facts,
 )
-from workers.adapters.jpeg_xl import JPEG_XL_SYNTAXES, decode_jpeg_xl
+from workers.adapters.jpeg_xl import decode_jpeg_xl
 from workers.adapters.photometric import to_rgb
 from workers.errors import InstanceMissing, StorageUnavailable, Undecodable
 

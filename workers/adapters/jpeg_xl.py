@@ -14,11 +14,6 @@ from numpy.typing import NDArray
 
 from workers.errors import Undecodable
 
-JPEG_XL_SYNTAXES = frozenset(
-    ("1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.111", "1.2.840.10008.1.2.4.112")
-)
-"""Lossless, JPEG recompression, and the rest (PS3.6 Table A-1)."""
-
 _CODESTREAM = b"\xff\x0a"
 _CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
 _RATIOS = {1: (1, 1), 2: (6, 5), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}

@@ -18,7 +18,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 from gateway.listener import acceptance
 from tests.unit.workers.instance_builder import encapsulated, instance, picture, write
 from workers.adapters.instances import SpoolInstances
-from workers.adapters.jpeg_xl import JPEG_XL_SYNTAXES, read_jpeg_xl_size
+from workers.adapters.jpeg_xl import read_jpeg_xl_size
 from workers.errors import Undecodable
 
 Pixels = NDArray[np.uint8]
@@ -80,7 +80,7 @@ def sent_as(syntax: str, pixels: Pixels) -> Dataset:
 def filed(folder: Path, ds: Dataset) -> str:
     """Write an instance; JPEG XL, whose names pydicom does not know, under a UID as long."""
     syntax = str(ds.file_meta.TransferSyntaxUID)
-    if syntax not in JPEG_XL_SYNTAXES:
+    if syntax not in acceptance.JPEG_XL_SYNTAXES:
         return write(folder, ds)
     ds.file_meta.TransferSyntaxUID = acceptance.HTJ2K
     name = write(folder, ds)
